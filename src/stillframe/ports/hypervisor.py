@@ -1,0 +1,192 @@
+"""What the operations need of the hypervisor.
+
+Every call blocks its thread; adapters bound each with a time-out. Outcomes are typed (see domain/errors.py):
+``Refused`` nothing happened, ``Failed`` tried and broke, ``Unknown`` the reply was lost. ``VM_UNKNOWN`` is raised only
+when the hypervisor answered that the VM does not exist; when it could not be asked the error is HOST_UNREACHABLE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stillframe.domain.compute import ComputeInspectInfo
+from stillframe.domain.snapshot import CaptureMode
+from stillframe.domain.vm import Vm
+
+
+@dataclass(frozen=True)
+class DiskSwitch:
+    """Freeze ``frozen_path`` and let disk ``target`` write to the empty overlay ``overlay_path`` on it."""
+
+    target: str
+    frozen_path: str
+    frozen_format: str
+    overlay_path: str
+
+
+@dataclass(frozen=True)
+class PointRequest:
+    """One moment to be fixed: all disks at once and, with ``memory_path``, the memory of the same moment.
+
+    ``memory_path`` is an existing empty file that the service owns. ``want_screenshot`` asks for the screen.
+    """
+
+    vm_uuid: str
+    switches: tuple[DiskSwitch, ...]
+    memory_path: str | None = None
+    want_screenshot: bool = False
+
+
+@dataclass(frozen=True)
+class PointInTime:
+    """What was fixed. ``pause_us``: from the stop's request to the release's answer, 0 if the VM was not running.
+
+    ``fallback_reason`` is set when QEMU refused the background snapshot. ``screenshot_png`` is empty when the VM
+    has no screen. ``screenshot_note`` says why, if it failed.
+    """
+
+    taken_at_s: float
+    pause_us: int
+    definition_xml: str = field(repr=False)
+    runtime_xml: str = field(repr=False)
+    capture_mode: CaptureMode | None
+    fallback_reason: str
+    screenshot_png: bytes = field(repr=False)
+    screenshot_note: str = ""
+
+
+@dataclass(frozen=True)
+class CaptureProgress:
+    """A running or ended memory capture. ``state``: active | completed | failed | none (QEMU knows of none)."""
+
+    state: str
+    bytes_done: int
+    bytes_total: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class MergeProgress:
+    bytes_done: int
+    bytes_total: int
+
+
+OnMerge = Callable[[MergeProgress], None]
+
+
+@dataclass(frozen=True)
+class SavedConfiguration:
+    """A configuration to come back to. ``disk_paths``: target -> (path, format) that replaces what the XML says.
+
+    Name and Stillframe's own metadata (tenant, namespace) of the VM stay as they are now.
+    """
+
+    vm_uuid: str
+    definition_xml: str = field(repr=False)
+    disk_paths: dict[str, tuple[str, str]]
+
+
+class Inventory(Protocol):
+    """Which VMs there are and how they are configured."""
+
+    def list_vms(self) -> list[Vm]:
+        """Every domain of the connected libvirt, adopted as it is, by name."""
+        ...
+
+    def get_vm(self, vm_uuid: str) -> Vm:
+        """One VM.
+
+        Raises:
+            Refused: VM_UNKNOWN, proved absent.
+        """
+        ...
+
+    def inspect(self, vm_uuid: str) -> ComputeInspectInfo:
+        """Its full configuration; ``volume_uuid`` of the disks and the cluster are left empty for the caller."""
+        ...
+
+    def assign(self, vm_uuid: str, tenant: str, tenant_name: str, namespace: str) -> None:
+        """Write tenant and namespace into the domain's own metadata; safe to repeat."""
+        ...
+
+    def active_chain(self, vm_uuid: str, target: str) -> tuple[str, ...]:
+        """The files that the VM's running QEMU has open for a disk, topmost first; empty when there is no QEMU."""
+        ...
+
+
+class Power(Protocol):
+    """Power, as the platform's calls name it. Each is safe to repeat."""
+
+    def start(self, vm_uuid: str) -> None: ...
+
+    def request_shutdown(self, vm_uuid: str) -> None:
+        """Ask the guest (agent or ACPI); returns when the request is sent."""
+        ...
+
+    def ensure_off(self, vm_uuid: str) -> None:
+        """Cut the power; returns when the QEMU process has ended. Nothing happens when it is off already."""
+        ...
+
+    def ensure_resumed(self, vm_uuid: str) -> bool:
+        """Let a paused guest run; True when it had to be released."""
+        ...
+
+
+class PointInTimeFixer(Protocol):
+    """Freezing disks and memory at one moment, and taking that back."""
+
+    def fix_point(self, request: PointRequest) -> PointInTime:
+        """Fix disks and memory of one moment; the guest is stopped only in between and runs on afterwards.
+
+        The overlays exist already. Works on running, paused and shut-off VMs (without memory). With memory the
+        capture goes on behind the call; see ``CaptureKeeper``.
+
+        Raises:
+            StillframeError: the state is then anything between before and after; ``abandon_point`` brings it back.
+        """
+        ...
+
+    def abandon_point(self, request: PointRequest) -> None:
+        """Take a fixed or half-fixed point back: capture cancelled, every disk on its frozen file again with all
+        that was written since, the guest running if it ran. Safe to repeat; also after a crash of the service.
+        """
+        ...
+
+    def switch_definition(self, vm_uuid: str, disk_paths: dict[str, tuple[str, str]]) -> None:
+        """Point disks of a shut-off VM's saved definition to other files (target -> path, format)."""
+        ...
+
+    def commit_live(self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
+        """Merge ``top_path`` down into ``base_path`` in the running QEMU's chain, pivoting when top is active.
+
+        Returns when the VM reads from the base and the job has ended; finds and finishes a job that an earlier,
+        interrupted call left. Safe to repeat: nothing happens when top is no longer in the chain.
+        """
+        ...
+
+
+class CaptureKeeper(Protocol):
+    """A memory capture that QEMU is writing behind a fixed point, and giving memory back to a VM."""
+
+    def probe_capture(self, vm_uuid: str) -> CaptureProgress: ...
+
+    def release_capture(self, vm_uuid: str, memory_path: str) -> None:
+        """After the end: migration capabilities cleared, descriptors removed and closed. Safe to repeat."""
+        ...
+
+    def finish_image(self, memory_path: str, runtime_xml: str) -> None:
+        """Make the completed file restorable: page bitmaps repaired, save-image header written. Safe to repeat."""
+        ...
+
+    def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:
+        """Start the VM from a finished memory file with the given disks; returns when the guest runs.
+
+        The VM must be off. After an error it is off.
+        """
+        ...
+
+    def define(self, configuration: SavedConfiguration) -> None:
+        """Make this the VM's saved definition; safe to repeat."""
+        ...

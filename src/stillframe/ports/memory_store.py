@@ -1,0 +1,59 @@
+"""Where memory states and screenshots are kept: write once, checked before use."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class MemoryStore(Protocol):
+    """Files named after the uuid that owns them. A published artefact never changes."""
+
+    def capture_path(self, memory_uuid: str) -> str:
+        """The local path at which a capture is written; pure, nothing is made."""
+        ...
+
+    def ensure_capture_file(self, memory_uuid: str, needed_bytes: int) -> str:
+        """An empty, private file for a capture; returns its path.
+
+        Raises:
+            Refused: SPACE_EXHAUSTED when fewer than ``needed_bytes`` are free.
+        """
+        ...
+
+    def seal(self, memory_uuid: str) -> tuple[str, int]:
+        """Make the finished file durable and read-only; returns (checksum "blake3:…", bytes on disk). Repeatable."""
+        ...
+
+    def verify(self, memory_uuid: str, checksum: str) -> str:
+        """The path of an intact memory file.
+
+        Raises:
+            Failed: MEMORY_DAMAGED when it is missing, truncated or differs; STORAGE_FAILED when it cannot be read.
+        """
+        ...
+
+    def location(self, memory_uuid: str) -> str:
+        """A URL that names where the memory state lies ("file:///…")."""
+        ...
+
+    def ensure_dropped(self, memory_uuid: str) -> None:
+        """Neither a capture nor a sealed file of this uuid is left."""
+        ...
+
+    def put_screenshot(self, snapshot_uuid: str, png: bytes) -> str:
+        """Store durably; returns the checksum. Repeatable with the same bytes."""
+        ...
+
+    def get_screenshot(self, snapshot_uuid: str, checksum: str) -> bytes | None:
+        """The PNG; None when there is none.
+
+        Raises:
+            Failed: STORAGE_FAILED when it is damaged or unreadable.
+        """
+        ...
+
+    def drop_screenshot(self, snapshot_uuid: str) -> None: ...
+
+    def list_owned(self) -> list[str]:
+        """The uuids of every memory file in the store, for doctor."""
+        ...

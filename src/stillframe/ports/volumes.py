@@ -1,0 +1,68 @@
+"""What the operations need of storage: image files that no QEMU has open.
+
+Paths are absolute. Every call is idempotent (``ensure_*``) or looks only (``probe_*``). "Absent" is a proved answer;
+a look-up that fails raises ``Failed`` STORAGE_FAILED. ENOSPC and quotas raise ``Failed`` SPACE_EXHAUSTED.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What an image file's own header says. ``backing_path`` is absolute or "" ; ``disk_bytes`` is what it occupies."""
+
+    path: str
+    format: str
+    virtual_bytes: int
+    disk_bytes: int
+    backing_path: str
+    backing_format: str
+
+
+class Volumes(Protocol):
+    """One kind of layer storage."""
+
+    def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
+        """The image's header, read without taking its lock (a QEMU may have it open); None when no file exists.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be read or is not of that format.
+        """
+        ...
+
+    def ensure_overlay(self, path: str, backing_path: str, backing_format: str) -> None:
+        """An empty qcow2 at ``path`` of the backing image's virtual size, durable, directories made as needed.
+
+        An existing file at ``path`` is replaced when it is an overlay on the same backing image; the caller owns it.
+        Ownership and mode follow the backing file. The backing file may be open for writing elsewhere.
+
+        Raises:
+            Failed: STORAGE_FAILED when the backing image does not exist; nothing is left at ``path``.
+        """
+        ...
+
+    def ensure_durable(self, path: str) -> None:
+        """What was written to the file so far survives a power loss when this returns."""
+        ...
+
+    def ensure_committed(self, top_path: str, base_path: str) -> None:
+        """All data of ``top_path`` is in ``base_path``, its backing file, and durable; top is still valid after it.
+
+        The base grows when top is larger. Neither may be open elsewhere. Interrupted anywhere, both still read the same.
+        """
+        ...
+
+    def ensure_backing(self, path: str, backing_path: str, backing_format: str) -> None:
+        """``path``'s header names this backing file; no data moves; durable."""
+        ...
+
+    def ensure_dropped(self, path: str) -> None:
+        """The file is gone, durably, and so is the directory made for it when that is empty now."""
+        ...
+
+    def list_owned(self, directory: str) -> list[str]:
+        """Files with the names that this service gives (uuid.qcow2) in a directory; empty when it does not exist."""
+        ...
