@@ -95,6 +95,21 @@ def check_persistent(vm: Vm) -> None:
         raise Refused(ErrorCase.VM_TRANSIENT, vm.described)
 
 
+def check_no_managed_save(vm: Vm) -> None:
+    """No saved state of libvirt's waits that names the VM's disks as they are now.
+
+    Resuming it after the disks were switched would write into a frozen layer.
+
+    Raises:
+        Refused: POWER_STATE_WRONG.
+    """
+    if vm.has_managed_save:
+        raise Refused(
+            ErrorCase.POWER_STATE_WRONG,
+            f"{vm.described} has a managed save image; start it, or remove the image with virsh managedsave-remove",
+        )
+
+
 def check_memory_capture(vm: Vm, *, space_open: bool) -> None:
     """Memory can be asked for: the VM runs and its tenant has memory-snapshot space.
 

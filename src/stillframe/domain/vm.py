@@ -88,6 +88,7 @@ class Vm:
 
     ``disks`` are those of the live XML while a QEMU process exists, else of the saved definition.
     ``persistent`` is false for a transient domain, which has no saved definition to roll back to.
+    ``has_managed_save``: its next start would resume a state that libvirt saved, on the disks of that moment.
     """
 
     uuid: str
@@ -98,6 +99,7 @@ class Vm:
     tenant_name: str
     namespace: str
     memory_bytes: int
+    has_managed_save: bool
     disks: tuple[Disk, ...]
 
     @property

@@ -31,9 +31,11 @@ class PointRequest:
     """One moment to be fixed: all disks at once and, with ``memory_path``, the memory of the same moment.
 
     ``memory_path`` is an existing empty file that the service owns. ``want_screenshot`` asks for the screen.
+    ``vm_was_running`` lets ``abandon_point`` tell a guest that we paused from one that its owner had paused.
     """
 
     vm_uuid: str
+    vm_was_running: bool
     switches: tuple[DiskSwitch, ...]
     memory_path: str | None = None
     want_screenshot: bool = False
@@ -174,6 +176,13 @@ class CaptureKeeper(Protocol):
 
     def release_capture(self, vm_uuid: str, memory_path: str) -> None:
         """After the end: migration capabilities cleared, descriptors removed and closed. Safe to repeat."""
+        ...
+
+    def abandon_capture(self, vm_uuid: str, memory_path: str) -> None:
+        """No capture into this file is under way any more, and QEMU is clear of it; safe to repeat.
+
+        A VM that is off or gone has nothing to abandon.
+        """
         ...
 
     def finish_image(self, memory_path: str, runtime_xml: str) -> None:

@@ -1,0 +1,269 @@
+"""One point in time for disks and memory: the pause, and taking it back.
+
+The order, measured and argued in docs/design.md: everything that can be prepared is prepared while the guest runs;
+then suspend, switch all disks at once, start the capture, wait until writes to memory are tracked, resume. Nothing of
+ours touches a disk, a database or the network in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+from lxml import etree
+
+from stillframe.adapters.libvirt import migration, rewrite
+from stillframe.adapters.libvirt.connection import Connection
+from stillframe.adapters.libvirt.domain_xml import read_chain, read_disks
+from stillframe.adapters.libvirt.merge import commit_live
+from stillframe.adapters.libvirt.qmp import Qmp, QmpError
+from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
+from stillframe.adapters.libvirt.screenshot import take_screenshot
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
+from stillframe.domain.snapshot import CaptureMode
+from stillframe.ports.hypervisor import CaptureProgress, DiskSwitch, OnMerge, PointInTime, PointRequest
+
+log = logging.getLogger(__name__)
+
+_SNAPSHOT_FLAGS = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+)
+# a plain live capture has to converge on a busy guest; a background one returns at once
+_FIX_TIMEOUT_S = 900.0
+_STEP_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    taken_at_s: float
+    pause_us: int
+    mode: CaptureMode | None
+    fallback_reason: str
+
+
+class LibvirtPointInTime:
+    """``PointInTimeFixer`` and the capture half of ``CaptureKeeper`` (ports/hypervisor.py)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        # our duplicates of the descriptors that QEMU writes: held past the end of the capture, because QEMU's own
+        # close would otherwise flush the file under its big lock and stall the guest
+        self._held: dict[str, int] = {}
+        self._held_lock = threading.Lock()
+
+    def fix_point(self, request: PointRequest) -> PointInTime:
+        def act(conn: Any) -> PointInTime:
+            domain = conn.lookupByUUIDString(request.vm_uuid)
+            definition_xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+            if not domain.isActive():
+                return self._fix_shut_off(conn, request, definition_xml)
+            runtime_xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+            png, note = take_screenshot(conn, domain) if request.want_screenshot else (b"", "")
+            fixed = self._fix_running(domain, request)
+            return PointInTime(
+                taken_at_s=fixed.taken_at_s,
+                pause_us=fixed.pause_us,
+                definition_xml=definition_xml,
+                runtime_xml=runtime_xml,
+                capture_mode=fixed.mode,
+                fallback_reason=fixed.fallback_reason,
+                screenshot_png=png,
+                screenshot_note=note,
+            )
+
+        return self._connection.call(f"fix a point in time (VM {request.vm_uuid})", act, timeout_s=_FIX_TIMEOUT_S)
+
+    def _fix_shut_off(self, conn: Any, request: PointRequest, definition_xml: str) -> PointInTime:
+        if request.memory_path is not None:
+            raise Refused(ErrorCase.VM_NOT_RUNNING, f"VM {request.vm_uuid} was shut off meanwhile")
+        paths = {s.target: (s.overlay_path, "qcow2") for s in request.switches}
+        conn.defineXML(rewrite.with_disk_paths(definition_xml, paths))
+        return PointInTime(time.time(), 0, definition_xml, "", None, "", b"")
+
+    def _fix_running(self, domain: Any, request: PointRequest) -> _Fixed:
+        snapshot_xml = _snapshot_xml(domain, request.switches)
+        if request.memory_path is None:
+            return _in_pause(domain, snapshot_xml)
+        qmp = Qmp(domain)
+        fd = self._hold(request.memory_path)
+        try:
+            setup = migration.prepare(qmp, fd, request.memory_path)
+            if setup.background:
+                return _in_pause(domain, snapshot_xml, qmp, setup)
+            return _live_then_pause(domain, snapshot_xml, qmp, setup)
+        except QmpError as error:
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory capture of VM {request.vm_uuid}: {error}") from error
+
+    def abandon_point(self, request: PointRequest) -> None:
+        def act(conn: Any) -> None:
+            domain = conn.lookupByUUIDString(request.vm_uuid)
+            if not domain.isActive():
+                return
+            # first of all the guest runs again; all else can wait
+            if request.vm_was_running and _is_paused(domain):
+                self._release_paused(domain)
+            if request.memory_path is not None:
+                _cancel_capture(domain, request.memory_path)
+            for switch in request.switches:
+                chain = read_chain(domain.XMLDesc(0), switch.target)
+                if switch.overlay_path in chain:
+                    commit_live(domain, switch.target, switch.overlay_path, switch.frozen_path, lambda _progress: None)
+
+        try:
+            self._connection.call(f"take a point in time back (VM {request.vm_uuid})", act, timeout_s=_STEP_TIMEOUT_S)
+        except QmpError as error:
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"VM {request.vm_uuid}: {error}") from error
+        finally:
+            if request.memory_path is not None:
+                self._let_go(request.memory_path)
+
+    def _release_paused(self, domain: Any) -> None:
+        try:
+            domain.resume()
+        except libvirt.libvirtError:
+            # QEMU itself stops the guest for an instant of a capture: libvirt then thinks that it runs
+            if _is_paused(domain):
+                raise
+
+    def switch_definition(self, vm_uuid: str, disk_paths: dict[str, tuple[str, str]]) -> None:
+        def act(conn: Any) -> None:
+            domain = conn.lookupByUUIDString(vm_uuid)
+            if domain.isActive():
+                raise Refused(ErrorCase.VM_NOT_SHUTOFF, f"VM {vm_uuid} was started meanwhile")
+            xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+            conn.defineXML(rewrite.with_disk_paths(xml, disk_paths))
+
+        self._connection.call(f"switch disks of the definition (VM {vm_uuid})", act)
+
+    def commit_live(self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
+        self._connection.domain_call(
+            f"merge {top_path} into {base_path}",
+            vm_uuid,
+            lambda domain: commit_live(domain, target, top_path, base_path, on_progress),
+            timeout_s=24 * 3600.0,
+        )
+
+    def probe_capture(self, vm_uuid: str) -> CaptureProgress:
+        def act(domain: Any) -> CaptureProgress:
+            if not domain.isActive():
+                return CaptureProgress("failed", 0, 0, "the virtual machine was powered off while its memory was saved")
+            return migration.progress(Qmp(domain))
+
+        return self._connection.domain_call("look at the memory capture", vm_uuid, act)
+
+    def release_capture(self, vm_uuid: str, memory_path: str) -> None:
+        def act(domain: Any) -> None:
+            if domain.isActive():
+                migration.release(Qmp(domain), memory_path)
+
+        try:
+            self._connection.domain_call("release the memory capture", vm_uuid, act)
+        finally:
+            self._let_go(memory_path)
+
+    def abandon_capture(self, vm_uuid: str, memory_path: str) -> None:
+        def act(domain: Any) -> None:
+            if domain.isActive():
+                _cancel_capture(domain, memory_path)
+
+        try:
+            self._connection.domain_call("abandon the memory capture", vm_uuid, act)
+        except Refused as error:
+            if error.case is not ErrorCase.VM_UNKNOWN:
+                raise
+        except QmpError as error:
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"VM {vm_uuid}: {error}") from error
+        finally:
+            self._let_go(memory_path)
+
+    def _hold(self, memory_path: str) -> int:
+        # O_RDWR is refused by QEMU: it asks the set for a descriptor that is only for writing
+        fd = os.open(memory_path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with self._held_lock:
+            self._held[memory_path] = fd
+        return fd
+
+    def _let_go(self, memory_path: str) -> None:
+        with self._held_lock:
+            fd = self._held.pop(memory_path, None)
+        if fd is not None:
+            os.close(fd)
+
+
+def _cancel_capture(domain: Any, memory_path: str) -> None:
+    qmp = Qmp(domain)
+    # another's migration is not ours to cancel: ours is known by the descriptor that it writes to
+    if migration.our_fdsets(qmp, memory_path):
+        migration.cancel(qmp)
+        migration.release(qmp, memory_path)
+
+
+def _is_paused(domain: Any) -> bool:
+    return bool(domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
+
+
+def _in_pause(
+    domain: Any, snapshot_xml: str, qmp: Qmp | None = None, setup: migration.CaptureSetup | None = None
+) -> _Fixed:
+    """The pause itself. A guest that ran runs again when this returns or raises."""
+    was_running = domain.state()[0] in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
+    # libvirt makes a disk-only snapshot atomic by itself; only memory needs the guest to stand still around it
+    must_stop = was_running and setup is not None
+    begun = time.monotonic_ns()
+    if must_stop:
+        domain.suspend()
+    try:
+        domain.snapshotCreateXML(snapshot_xml, _SNAPSHOT_FLAGS)
+        taken_at_s = time.time()
+        if qmp is not None and setup is not None:
+            migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
+            migration.await_tracking(qmp)
+    finally:
+        if must_stop:
+            domain.resume()
+    pause_us = (time.monotonic_ns() - begun) // 1000 if must_stop else 0
+    mode = CaptureMode.BACKGROUND if setup is not None else None
+    return _Fixed(taken_at_s, pause_us, mode, "")
+
+
+def _live_then_pause(domain: Any, snapshot_xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> _Fixed:
+    """The slower way: memory first while the guest runs; QEMU stops it, disks are switched, the rest is written."""
+    migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
+    begun = time.monotonic_ns()
+    try:
+        migration.await_switchover(qmp, _STEP_TIMEOUT_S)
+        begun = time.monotonic_ns()
+        domain.snapshotCreateXML(snapshot_xml, _SNAPSHOT_FLAGS)
+        taken_at_s = time.time()
+        migration.finish_switchover(qmp, _STEP_TIMEOUT_S)
+    except (StillframeError, QmpError, libvirt.libvirtError):
+        # before the end QEMU lets a guest run again by itself when its migration is cancelled
+        migration.cancel(qmp)
+        raise
+    finally:
+        if _is_paused(domain):
+            domain.resume()
+    pause_us = (time.monotonic_ns() - begun) // 1000
+    return _Fixed(taken_at_s, pause_us, CaptureMode.LIVE, setup.fallback_reason)
+
+
+def _snapshot_xml(domain: Any, switches: tuple[DiskSwitch, ...]) -> str:
+    """Every disk is named: those that are switched, and the others as left alone."""
+    root = etree.Element("domainsnapshot")
+    disks = etree.SubElement(root, "disks")
+    by_target = {switch.target: switch for switch in switches}
+    for found in read_disks(domain.XMLDesc(0)):
+        switch = by_target.get(found.target)
+        disk = etree.SubElement(disks, "disk", name=found.target, snapshot="external" if switch else "no")
+        if switch:
+            etree.SubElement(disk, "source", file=switch.overlay_path)
+            etree.SubElement(disk, "driver", type="qcow2")
+    return etree.tostring(root, encoding="unicode")

@@ -1,0 +1,261 @@
+"""The connection to libvirt: opened once, reopened when it broke, every call bounded and its outcome typed.
+
+libvirt's calls block and may hang; each runs in a worker thread of this file and is waited for with a time-out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import libvirt
+
+from stillframe.adapters.libvirt.reaper import QemuReaper
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError, Unknown
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SYSTEM_URI = "qemu:///system"
+_EMBED_PREFIX = "qemu:///embed?root="
+_WORKERS = 32
+_RECONNECT_WAIT_S = 20.0
+# sun_path holds 108 bytes; below the root libvirt adds lib/qemu/domain-NNNNNN-<20 characters>/monitor.sock
+_EMBED_ROOT_MAX_BYTES = 107 - len("/lib/qemu/domain-999999-12345678901234567890/monitor.sock")
+
+_EMBED_QEMU_CONF = """\
+# written by Stillframe at every start; the embedded driver reads it
+stdio_handler = "file"
+user = "root"
+group = "root"
+security_driver = "none"
+cgroup_controllers = []
+remember_owner = 0
+"""
+
+_REFUSALS = frozenset(
+    {
+        libvirt.VIR_ERR_OPERATION_INVALID,
+        libvirt.VIR_ERR_INVALID_ARG,
+        libvirt.VIR_ERR_XML_ERROR,
+        libvirt.VIR_ERR_XML_DETAIL,
+        libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+        libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+        libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+        libvirt.VIR_ERR_NO_SUPPORT,
+        libvirt.VIR_ERR_OPERATION_DENIED,
+        libvirt.VIR_ERR_ACCESS_DENIED,
+        libvirt.VIR_ERR_RESOURCE_BUSY,
+    }
+)
+_UNREACHABLE = frozenset(
+    {
+        libvirt.VIR_ERR_NO_CONNECT,
+        libvirt.VIR_ERR_RPC,
+        libvirt.VIR_ERR_INVALID_CONN,
+        libvirt.VIR_ERR_AUTH_FAILED,
+    }
+)
+
+_event_loop_lock = threading.Lock()
+_event_loop_running = False
+
+
+def _ensure_event_loop() -> None:
+    """libvirt's default event loop in a thread of its own; one per process, registered before the first open."""
+    global _event_loop_running  # noqa: PLW0603 -- libvirt's event implementation is per process, so is this fact
+    with _event_loop_lock:
+        if _event_loop_running:
+            return
+        libvirt.virEventRegisterDefaultImpl()
+        # errors come back as exceptions; libvirt must not print them as well
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+
+        def run() -> None:
+            while True:
+                libvirt.virEventRunDefaultImpl()
+
+        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+        _event_loop_running = True
+
+
+def embedded_uri(root: Path) -> str:
+    return f"{_EMBED_PREFIX}{root}"
+
+
+def choose_uri(wanted: str, embed_root: Path) -> str:
+    """The wanted URI, else the system daemon where one answers, else the embedded driver below ``embed_root``."""
+    if wanted:
+        return wanted
+    _ensure_event_loop()
+    try:
+        libvirt.open(SYSTEM_URI).close()
+    except libvirt.libvirtError as error:
+        log.info("no libvirt daemon answers (%s): the embedded driver is used", error.get_error_message())
+        return embedded_uri(embed_root)
+    return SYSTEM_URI
+
+
+class Connection:
+    """One libvirt connection for the whole process. ``call`` is safe from every thread."""
+
+    def __init__(self, uri: str, *, call_timeout_s: float) -> None:
+        self.uri = uri
+        self.call_timeout_s = call_timeout_s
+        self._reaper: QemuReaper | None = None
+        self._conn: Any = None
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="libvirt")
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.uri.startswith(_EMBED_PREFIX)
+
+    def open(self) -> None:
+        """Connect now, and wait until an embedded driver has found its running guests again.
+
+        Raises:
+            Failed: HOST_UNREACHABLE.
+        """
+        if self.is_embedded:
+            self._prepare_embedded(Path(self.uri.removeprefix(_EMBED_PREFIX)))
+        _ensure_event_loop()
+        self.call("connect", lambda conn: conn.getURI())
+        if self.is_embedded:
+            self._await_reconnected(Path(self.uri.removeprefix(_EMBED_PREFIX)))
+
+    def close(self) -> None:
+        """Let go of the connection; guests go on."""
+        with self._lock:
+            if self._conn is not None:
+                try:
+                    self._conn.close()
+                except libvirt.libvirtError:
+                    log.warning("closing the connection failed", exc_info=True)
+                self._conn = None
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def hurried_reaping(self) -> AbstractContextManager[None]:
+        """Around calls that wait for a QEMU process to be gone."""
+        return self._reaper.hurried() if self._reaper is not None else nullcontext()
+
+    def call(self, what: str, act: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
+        """Run ``act(virConnect)`` in a worker thread and wait for its end.
+
+        Raises:
+            Refused: VM_UNKNOWN when libvirt proved the domain absent; HYPERVISOR_FAILED when it said no.
+            Failed: HYPERVISOR_FAILED, HOST_UNREACHABLE (nothing was sent).
+            Unknown: HYPERVISOR_FAILED when no answer came in time, HOST_UNREACHABLE when the connection broke.
+        """
+        limit_s = self.call_timeout_s if timeout_s is None else timeout_s
+        future = self._pool.submit(self._run, what, act)
+        try:
+            return future.result(timeout=limit_s)
+        except FutureTimeoutError:
+            future.cancel()
+            raise Unknown(
+                ErrorCase.HYPERVISOR_FAILED, f"{what}: no answer from libvirt within {limit_s:g} s"
+            ) from None
+
+    def domain_call(self, what: str, vm_uuid: str, act: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
+        """Like ``call`` with the domain looked up first; ``what`` and the uuid go into errors."""
+        return self.call(
+            f"{what} (VM {vm_uuid})", lambda conn: act(conn.lookupByUUIDString(vm_uuid)), timeout_s=timeout_s
+        )
+
+    def _run(self, what: str, act: Callable[[Any], T]) -> T:
+        conn = self._connected(what)
+        try:
+            return act(conn)
+        except libvirt.libvirtError as error:
+            raise typed_error(what, error, alive=self._is_alive()) from error
+
+    def _connected(self, what: str) -> Any:
+        with self._lock:
+            if self._conn is not None and self._alive_unlocked():
+                return self._conn
+            try:
+                self._conn = libvirt.open(self.uri)
+                if not self.is_embedded:
+                    self._conn.setKeepAlive(5, 3)
+            except libvirt.libvirtError as error:
+                self._conn = None
+                raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: {error.get_error_message()}") from error
+            return self._conn
+
+    def _is_alive(self) -> bool:
+        with self._lock:
+            return self._conn is not None and self._alive_unlocked()
+
+    def _alive_unlocked(self) -> bool:
+        try:
+            return bool(self._conn.isAlive())
+        except libvirt.libvirtError:
+            return False
+
+    def _prepare_embedded(self, root: Path) -> None:
+        if len(os.fsencode(root)) > _EMBED_ROOT_MAX_BYTES:
+            raise Failed(
+                ErrorCase.HOST_UNREACHABLE,
+                f"the state directory's path is too long for QEMU's sockets: {root} has more than "
+                f"{_EMBED_ROOT_MAX_BYTES} bytes; choose a shorter --state",
+            )
+        (root / "etc").mkdir(parents=True, exist_ok=True)
+        (root / "etc" / "qemu.conf").write_text(_EMBED_QEMU_CONF, encoding="ascii")
+        if self._reaper is None:
+            self._reaper = QemuReaper()
+            self._reaper.start()
+
+    def _await_reconnected(self, root: Path) -> None:
+        """``open`` returns before the embedded driver has taken its guests up again; wait for those that live."""
+        deadline = time.monotonic() + _RECONNECT_WAIT_S
+        for status in sorted((root / "run" / "qemu").glob("*.xml")):
+            name = status.stem
+            if not _pid_alive(status.with_suffix(".pid")):
+                continue
+            while time.monotonic() < deadline and not self._answers(name):
+                time.sleep(0.02)
+
+    def _answers(self, name: str) -> bool:
+        def look(conn: Any) -> bool:
+            dom = conn.lookupByName(name)
+            # info of a block device needs the monitor, so it waits for libvirt's own reconnection
+            return bool(dom.isActive()) and dom.controlInfo(0)[0] == libvirt.VIR_DOMAIN_CONTROL_OK
+
+        try:
+            return self.call("find running guests", look)
+        except StillframeError:
+            return False
+
+
+def _pid_alive(pid_file: Path) -> bool:
+    try:
+        os.kill(int(pid_file.read_text(encoding="ascii").strip()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def typed_error(what: str, error: libvirt.libvirtError, *, alive: bool) -> StillframeError:
+    """libvirt's error as one of ours; its own words stay in ``desc``."""
+    code = error.get_error_code()
+    words = f"{what}: {error.get_error_message()}"
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
+        return Refused(ErrorCase.VM_UNKNOWN, words)
+    if code in _UNREACHABLE or not alive:
+        return Unknown(ErrorCase.HOST_UNREACHABLE, words)
+    if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_AGENT_UNRESPONSIVE):
+        return Unknown(ErrorCase.HYPERVISOR_FAILED, words)
+    if "No space left" in words:
+        return Failed(ErrorCase.SPACE_EXHAUSTED, words)
+    if code in _REFUSALS:
+        return Refused(ErrorCase.HYPERVISOR_FAILED, words)
+    return Failed(ErrorCase.HYPERVISOR_FAILED, words)

@@ -1,0 +1,208 @@
+"""Domains adopted as they are, and their power."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from stillframe.adapters.libvirt import domain_xml
+from stillframe.adapters.libvirt.connection import Connection
+from stillframe.adapters.libvirt.inspect_info import InspectFacts, read_inspect
+from stillframe.domain.compute import ComputeInspectInfo
+from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.vm import Action, PowerState, SourceKind, Vm
+
+_STATES = {
+    libvirt.VIR_DOMAIN_NOSTATE: PowerState.NOSTATE,
+    libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: PowerState.BLOCKED,
+    libvirt.VIR_DOMAIN_PAUSED: PowerState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF: PowerState.SHUTOFF,
+    libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.PMSUSPEND,
+}
+_SHARED_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "lustre", "gpfs", "beegfs", "9p", "virtiofs", "afs"}
+)
+_POWER_TIMEOUT_S = 120.0
+_AGENT_CHANNEL = "org.qemu.guest_agent.0"
+
+
+class LibvirtInventory:
+    """``Inventory`` (ports/hypervisor.py)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list_vms(self) -> list[Vm]:
+        def act(conn: Any) -> list[Vm]:
+            found: list[Vm] = []
+            for domain in conn.listAllDomains(0):
+                try:
+                    found.append(_read_vm(domain))
+                except libvirt.libvirtError as error:
+                    # undefined between the listing and the look: proved absent
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                        raise
+            return sorted(found, key=lambda vm: (vm.name, vm.uuid))
+
+        return self._connection.call("list domains", act)
+
+    def get_vm(self, vm_uuid: str) -> Vm:
+        return self._connection.domain_call("look up", vm_uuid, _read_vm)
+
+    def inspect(self, vm_uuid: str) -> ComputeInspectInfo:
+        def act(domain: Any) -> ComputeInspectInfo:
+            vm = _read_vm(domain)
+            xml = domain.XMLDesc(0)
+            files = [disk for disk in vm.disks if disk.source is not SourceKind.EMPTY]
+            return read_inspect(
+                xml,
+                InspectFacts(
+                    state=vm.state,
+                    action=Action.NOACTION,
+                    ga_state=_agent_state(xml),
+                    create_time=0,  # libvirt does not keep it
+                    modify_time=0,
+                    capacities={disk.target: _capacity_bytes(domain, disk.target) for disk in files},
+                    is_shared={
+                        disk.target: is_on_shared_file_system(disk.path)
+                        for disk in files
+                        if disk.source is SourceKind.FILE
+                    },
+                ),
+            )
+
+        return self._connection.domain_call("inspect", vm_uuid, act)
+
+    def assign(self, vm_uuid: str, tenant: str, tenant_name: str, namespace: str) -> None:
+        element = domain_xml.assignment_element(tenant, tenant_name, namespace)
+
+        def act(domain: Any) -> None:
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
+            if domain.isActive():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                element,
+                domain_xml.METADATA_PREFIX,
+                domain_xml.METADATA_URI,
+                flags,
+            )
+
+        self._connection.domain_call("assign tenant", vm_uuid, act)
+
+    def active_chain(self, vm_uuid: str, target: str) -> tuple[str, ...]:
+        def act(domain: Any) -> tuple[str, ...]:
+            if not domain.isActive():
+                return ()
+            xml = domain.XMLDesc(0)
+            if target not in {disk.target for disk in domain_xml.read_disks(xml)}:
+                return ()
+            return domain_xml.read_chain(xml, target)
+
+        return self._connection.domain_call(f"read the chain of {target}", vm_uuid, act)
+
+
+class LibvirtPower:
+    """``Power`` (ports/hypervisor.py)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def start(self, vm_uuid: str) -> None:
+        def act(domain: Any) -> None:
+            if domain.isActive():
+                raise Refused(ErrorCase.VM_NOT_SHUTOFF, f"VM {vm_uuid} is running")
+            domain.create()
+
+        self._connection.domain_call("start", vm_uuid, act, timeout_s=_POWER_TIMEOUT_S)
+
+    def request_shutdown(self, vm_uuid: str) -> None:
+        self._connection.domain_call("ask to shut down", vm_uuid, lambda domain: domain.shutdown())
+
+    def ensure_off(self, vm_uuid: str) -> None:
+        def act(domain: Any) -> None:
+            try:
+                if domain.isActive():
+                    domain.destroy()
+            except libvirt.libvirtError:
+                if domain.isActive():
+                    raise
+            # a state that libvirt saved belongs to the disks as they were; it may not come back on others
+            if domain.isPersistent() and domain.hasManagedSaveImage(0):
+                domain.managedSaveRemove(0)
+
+        with self._connection.hurried_reaping():
+            self._connection.domain_call("power off", vm_uuid, act, timeout_s=_POWER_TIMEOUT_S)
+
+    def ensure_resumed(self, vm_uuid: str) -> bool:
+        def act(domain: Any) -> bool:
+            if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+                return False
+            domain.resume()
+            return True
+
+        return self._connection.domain_call("resume", vm_uuid, act)
+
+
+def _read_vm(domain: Any) -> Vm:
+    xml = domain.XMLDesc(0)
+    tenant, tenant_name, namespace = domain_xml.read_assignment(xml)
+    persistent = bool(domain.isPersistent())
+    return Vm(
+        uuid=domain.UUIDString(),
+        name=domain.name(),
+        state=_STATES[domain.state()[0]],
+        persistent=persistent,
+        tenant=tenant,
+        tenant_name=tenant_name,
+        namespace=namespace,
+        memory_bytes=domain.maxMemory() * 1024,
+        has_managed_save=persistent and bool(domain.hasManagedSaveImage(0)),
+        disks=domain_xml.read_disks(xml),
+    )
+
+
+def _capacity_bytes(domain: Any, target: str) -> int:
+    try:
+        return int(domain.blockInfo(target, 0)[0])
+    except libvirt.libvirtError:
+        return 0  # a source that cannot be opened has no capacity to show; the call that needs it will say why
+
+
+def _agent_state(xml: str) -> str:
+    """The guest agent's channel as the live XML shows it: connected, disconnected, or pending without a channel."""
+    for channel in re.findall(r"<target type='virtio'[^>]*>", xml):
+        if _AGENT_CHANNEL in channel:
+            return "connected" if "state='connected'" in channel else "disconnected"
+    return "pending"
+
+
+def is_on_shared_file_system(path: str, mounts: Callable[[], str] | None = None) -> bool:
+    """True when the file lies on a file system that several hosts mount (the kernel's own list of mounts tells)."""
+    text = mounts() if mounts is not None else Path("/proc/self/mounts").read_text(encoding="utf-8")
+    best, kind = "", ""
+    for line in text.splitlines():
+        _device, mount_point, fs_type, *_rest = line.split()
+        point = mount_point.encode().decode("unicode_escape")
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fs_type
+    return kind in _SHARED_FILE_SYSTEMS or kind.startswith("fuse.gluster") or kind == "fuse.sshfs"
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, poll_s: float = 0.05) -> bool:
+    """True as soon as the condition holds; False when time is up."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(poll_s)
+    return condition()

@@ -1,0 +1,83 @@
+"""Live merges: libvirt's block commit, with pivot where the top layer is the active one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import libvirt
+
+from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
+from stillframe.domain.errors import ErrorCase, Failed, Unknown
+from stillframe.ports.hypervisor import MergeProgress, OnMerge
+
+_POLL_S = 0.02
+_SETTLE_TIMEOUT_S = 60.0
+
+
+def commit_live(domain: Any, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
+    """Merge ``top_path`` into ``base_path`` of a running domain's disk; see ``PointInTimeFixer.commit_live``.
+
+    A job that an interrupted call left is waited for and pivoted, not started again.
+
+    Raises:
+        Failed: STORAGE_FAILED when the job ended without merging, HYPERVISOR_FAILED when base is not below top; the
+            chain is then as it was and both files read the same.
+        Unknown: HYPERVISOR_FAILED when the pivot does not show in time.
+    """
+    job_seen = False
+    while True:
+        chain = read_chain(domain.XMLDesc(0), target)
+        job = domain.blockJobInfo(target, 0)
+        if not job and top_path not in chain:
+            return
+        if not job and job_seen:
+            raise Failed(
+                ErrorCase.STORAGE_FAILED,
+                f"disk {target}: the merge of {top_path} into {base_path} ended early; nothing is lost, see QEMU's log",
+            )
+        if not job:
+            _start(domain, target, chain, top_path, base_path)
+        job_seen = True
+        _wait(domain, target, on_progress)
+        if _is_ready(domain, target):
+            domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+        _await_settled(domain, target, top_path)
+
+
+def _start(domain: Any, target: str, chain: tuple[str, ...], top_path: str, base_path: str) -> None:
+    if base_path not in chain[chain.index(top_path) + 1 :]:
+        raise Failed(
+            ErrorCase.HYPERVISOR_FAILED, f"disk {target}: {base_path} is not below {top_path} in the running chain"
+        )
+    active = chain[0] == top_path
+    flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if active else 0
+    domain.blockCommit(target, base_path, top_path, 0, flags)
+
+
+def _wait(domain: Any, target: str, on_progress: OnMerge) -> None:
+    """Until the job is gone, or has copied everything and mirrors."""
+    while True:
+        job = domain.blockJobInfo(target, 0)
+        if not job:
+            return
+        done, total = int(job["cur"]), int(job["end"])
+        on_progress(MergeProgress(done, total))
+        if total > 0 and done >= total and _is_ready(domain, target):
+            return
+        time.sleep(_POLL_S)
+
+
+def _is_ready(domain: Any, target: str) -> bool:
+    """True when an active commit mirrors, so that it can pivot."""
+    mirror = find_disk(parse_domain(domain.XMLDesc(0)), target).find("mirror")
+    return mirror is not None and mirror.get("ready") == "yes"
+
+
+def _await_settled(domain: Any, target: str, top_path: str) -> None:
+    """libvirt ends the job a moment after the request; the XML tells when."""
+    deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+    while domain.blockJobInfo(target, 0):
+        if time.monotonic() > deadline:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, f"disk {target}: the merge of {top_path} does not end")
+        time.sleep(_POLL_S)

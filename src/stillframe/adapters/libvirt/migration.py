@@ -1,0 +1,167 @@
+"""QEMU's migration of a running guest into a file: the commands, and what their answers mean.
+
+Capabilities are sticky in QEMU: what is set for a capture is cleared after it, in success and in failure; a leftover
+breaks libvirt's own snapshots. Source: QEMU docs/devel/migration/{main,mapped-ram}.rst, qapi/migration.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from stillframe.adapters.libvirt.qmp import Qmp, QmpError
+from stillframe.domain.errors import ErrorCase, Failed, Unknown
+from stillframe.ports.hypervisor import CaptureProgress
+
+BACKGROUND = "background-snapshot"
+MAPPED_RAM = "mapped-ram"
+PAUSE_BEFORE_SWITCHOVER = "pause-before-switchover"
+_CLEARED = ("multifd", MAPPED_RAM, BACKGROUND, PAUSE_BEFORE_SWITCHOVER)
+_UNLIMITED_BYTES_PER_S = 100 << 30  # the default sleeps with the guest's faults unanswered
+_ACTIVE = ("setup", "active", "pre-switchover", "device", "wait-unplug", "cancelling")
+_TRACKING_TIMEOUT_S = 20.0
+_CANCEL_TIMEOUT_S = 20.0
+_OPAQUE_PREFIX = "stillframe:"
+
+
+@dataclass(frozen=True)
+class CaptureSetup:
+    """A prepared capture: nothing of the guest is touched yet. ``background`` is false for the slower way."""
+
+    fdset_id: int
+    background: bool
+    fallback_reason: str
+
+
+def set_capabilities(qmp: Qmp, *wanted: str) -> None:
+    """Exactly these of the capabilities that captures use, and none of the others."""
+    states = [{"capability": name, "state": False} for name in _CLEARED if name not in wanted]
+    qmp.run("migrate-set-capabilities", capabilities=states)
+    if wanted:
+        qmp.run("migrate-set-capabilities", capabilities=[{"capability": name, "state": True} for name in wanted])
+
+
+def prepare(qmp: Qmp, fd: int, memory_path: str) -> CaptureSetup:
+    """Hand QEMU the descriptor and choose the way; refused when a migration is under way already.
+
+    Raises:
+        QmpError: QEMU can do neither way.
+    """
+    if qmp.run("query-migrate").get("status") in _ACTIVE:
+        raise QmpError("query-migrate", {"desc": "another migration or capture is under way"})
+    reason = ""
+    background = True
+    try:
+        set_capabilities(qmp, BACKGROUND, MAPPED_RAM)
+    except QmpError as refused:
+        reason, background = str(refused), False
+        set_capabilities(qmp, MAPPED_RAM, PAUSE_BEFORE_SWITCHOVER)
+    qmp.run("migrate-set-parameters", max_bandwidth=_UNLIMITED_BYTES_PER_S)
+    answer = qmp.run_with_fd("add-fd", fd, opaque=_OPAQUE_PREFIX + memory_path)
+    return CaptureSetup(fdset_id=answer["fdset-id"], background=background, fallback_reason=reason)
+
+
+def start(qmp: Qmp, setup: CaptureSetup, offset: int) -> None:
+    qmp.run("migrate", uri=f"file:/dev/fdset/{setup.fdset_id},offset={offset}")
+
+
+def await_tracking(qmp: Qmp) -> None:
+    """Return as soon as writes to memory are tracked, so that the guest may run.
+
+    That is exactly when the first page was counted; "active" or bytes transferred come too early.
+
+    Raises:
+        Failed: HYPERVISOR_FAILED when the capture ended badly before.
+        Unknown: HYPERVISOR_FAILED when tracking does not begin.
+    """
+    deadline = time.monotonic() + _TRACKING_TIMEOUT_S
+    while True:
+        answer = qmp.run("query-migrate")
+        ram = answer.get("ram", {})
+        if ram.get("normal", 0) + ram.get("duplicate", 0) > 0 or answer.get("status") == "completed":
+            return
+        if answer.get("status") in ("failed", "cancelled", "none", None):
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory capture ended early: {_reason(answer)}")
+        if time.monotonic() > deadline:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, "memory write tracking did not begin in time")
+
+
+def await_switchover(qmp: Qmp, timeout_s: float) -> None:
+    """The slower way: return when QEMU has stopped the guest, with only the last of its state to be written."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = qmp.run("query-migrate")
+        if answer.get("status") == "pre-switchover":
+            return
+        if answer.get("status") not in _ACTIVE:
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory capture ended early: {_reason(answer)}")
+        if time.monotonic() > deadline:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, "the live memory capture did not converge in time")
+        time.sleep(0.01)
+
+
+def finish_switchover(qmp: Qmp, timeout_s: float) -> None:
+    """Let QEMU write the rest; return when it has ended well."""
+    qmp.run("migrate-continue", state="pre-switchover")
+    deadline = time.monotonic() + timeout_s
+    while (answer := qmp.run("query-migrate")).get("status") in _ACTIVE:
+        if time.monotonic() > deadline:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, "the live memory capture did not end in time")
+        time.sleep(0.002)
+    if answer.get("status") != "completed":
+        raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory capture failed: {_reason(answer)}")
+
+
+def progress(qmp: Qmp) -> CaptureProgress:
+    answer = qmp.run("query-migrate")
+    status = answer.get("status", "none")
+    ram = answer.get("ram", {})
+    total = int(ram.get("total", 0))
+    done = max(0, total - int(ram.get("remaining", total)))
+    if status in _ACTIVE:
+        return CaptureProgress("active", done, total)
+    if status == "completed":
+        return CaptureProgress("completed", total, total)
+    if status in ("failed", "cancelled"):
+        return CaptureProgress("failed", done, total, _reason(answer))
+    return CaptureProgress("none", 0, 0, "QEMU knows of no capture")
+
+
+def cancel(qmp: Qmp) -> None:
+    """No capture is under way when this returns.
+
+    Raises:
+        Unknown: HYPERVISOR_FAILED when QEMU does not end it.
+    """
+    deadline = time.monotonic() + _CANCEL_TIMEOUT_S
+    if qmp.run("query-migrate").get("status") in _ACTIVE:
+        qmp.run("migrate_cancel")
+    while qmp.run("query-migrate").get("status") in _ACTIVE:
+        if time.monotonic() > deadline:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, "the memory capture could not be cancelled")
+        time.sleep(0.01)
+
+
+def our_fdsets(qmp: Qmp, memory_path: str) -> list[int]:
+    """The descriptor sets that a capture into this file has left in QEMU."""
+    wanted = _OPAQUE_PREFIX + memory_path
+    found: list[int] = []
+    for fdset in qmp.run("query-fdsets"):
+        if any(fd.get("opaque") == wanted for fd in fdset.get("fds", [])):
+            found.append(int(fdset["fdset-id"]))
+    return found
+
+
+def release(qmp: Qmp, memory_path: str) -> None:
+    """Capabilities cleared and our descriptors removed; safe to repeat."""
+    set_capabilities(qmp)
+    for fdset_id in our_fdsets(qmp, memory_path):
+        # gone meanwhile is as good as removed by us
+        with contextlib.suppress(QmpError):
+            qmp.run("remove-fd", fdset_id=fdset_id)
+
+
+def _reason(answer: dict[str, Any]) -> str:
+    return str(answer.get("error-desc") or f"status {answer.get('status', 'none')}")

@@ -1,0 +1,58 @@
+"""Giving a VM its configuration and its memory back."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import libvirt
+
+from stillframe.adapters.libvirt import migration, rewrite, save_image
+from stillframe.adapters.libvirt.connection import Connection
+from stillframe.adapters.libvirt.qmp import Qmp
+from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.ports.hypervisor import SavedConfiguration
+
+_RESTORE_TIMEOUT_S = 900.0
+
+
+class LibvirtRestorer:
+    """The restoring half of ``CaptureKeeper`` (ports/hypervisor.py)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def finish_image(self, memory_path: str, runtime_xml: str) -> None:
+        save_image.repair_bitmaps(memory_path)
+        save_image.write_header(memory_path, runtime_xml)
+
+    def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:
+        """libvirt restores from the untouched file; only the XML that is used differs in its disks.
+
+        Source: libvirt's virDomainRestoreFlags (dxml).
+        """
+        if not os.path.isabs(memory_path):
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, "the memory file's path is not absolute")
+        runtime_xml = save_image.read_header_xml(memory_path)
+
+        def act(conn: Any) -> None:
+            current = conn.lookupByUUIDString(configuration.vm_uuid)
+            xml = rewrite.for_restore(runtime_xml, _inactive_xml(current), configuration.disk_paths)
+            conn.restoreFlags(memory_path, xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            # libvirt leaves the capabilities of a sparse restore on; its own next snapshot would fail on them
+            migration.set_capabilities(Qmp(conn.lookupByUUIDString(configuration.vm_uuid)))
+
+        self._connection.call(f"restore memory (VM {configuration.vm_uuid})", act, timeout_s=_RESTORE_TIMEOUT_S)
+
+    def define(self, configuration: SavedConfiguration) -> None:
+        def act(conn: Any) -> None:
+            current = conn.lookupByUUIDString(configuration.vm_uuid)
+            conn.defineXML(
+                rewrite.for_rollback(configuration.definition_xml, _inactive_xml(current), configuration.disk_paths)
+            )
+
+        self._connection.call(f"define the saved configuration (VM {configuration.vm_uuid})", act)
+
+
+def _inactive_xml(domain: Any) -> str:
+    return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))

@@ -1,0 +1,111 @@
+"""The database as the operations see it: transactions with repositories on them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from stillframe.adapters.metadata.engines import Engines, make_engines
+from stillframe.adapters.metadata.failures import commit_errors, storage_errors
+from stillframe.adapters.metadata.journal import SqlJournal
+from stillframe.adapters.metadata.layers import SqlLayers
+from stillframe.adapters.metadata.log import SqlLog
+from stillframe.adapters.metadata.migrations import bring_up_to_date
+from stillframe.adapters.metadata.schema import service_facts
+from stillframe.adapters.metadata.snapshots import SqlSnapshots
+from stillframe.domain.errors import ErrorCase, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stillframe.ports.metadata import JournalRows, LayerRows, LogRows, SnapshotRows
+
+_CLUSTER_UUID = "cluster_uuid"
+
+
+class SqlTransaction:
+    """One open transaction; useless after its ``with`` block."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.snapshots: SnapshotRows = SqlSnapshots(connection)
+        self.layers: LayerRows = SqlLayers(connection)
+        self.journal: JournalRows = SqlJournal(connection)
+        self.log: LogRows = SqlLog(connection)
+
+
+class SqlMetadata:
+    """The metadata in SQLite or PostgreSQL, for many threads.
+
+    Errors of the database leave a transaction as ``Failed`` (STORAGE_FAILED or SPACE_EXHAUSTED) with nothing
+    committed, or as ``Unknown`` when the connection broke during the commit itself. A thread must not open a ``write``
+    inside its own ``write``: it would wait for itself until the lock's timeout.
+    """
+
+    def __init__(self, engines: Engines, cluster_uuid: str) -> None:
+        self._engines = engines
+        self._cluster_uuid = cluster_uuid
+
+    @contextmanager
+    def read(self) -> Iterator[SqlTransaction]:
+        """One consistent state, that of the first query in it. Never waits for a writer; writing in it fails."""
+        with storage_errors(), self._engines.reader.connect() as connection, connection.begin():
+            yield SqlTransaction(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[SqlTransaction]:
+        """Alone among writers, of other processes too, from its start; durable once the ``with`` block is left."""
+        with storage_errors(), self._engines.writer.connect() as connection, connection.begin() as transaction:
+            yield SqlTransaction(connection)
+            with commit_errors():
+                transaction.commit()
+
+    def cluster_uuid(self) -> str:
+        return self._cluster_uuid
+
+    def close(self) -> None:
+        """Repeatable. Transactions must have ended."""
+        self._engines.dispose()
+
+
+def open_metadata(url: str, *, lock_timeout_s: float = 30.0) -> SqlMetadata:
+    """The database at ``url``, made or brought up to this version's schema in one transaction.
+
+    ``sqlite:////path/stillframe.db`` (made with mode 0600, in a directory that exists) or
+    ``postgresql+psycopg://…`` (a database of encoding UTF8). ``lock_timeout_s``: longest wait for another writer.
+
+    Raises:
+        Refused: STORAGE_FAILED, for a URL of another kind, another encoding, or a database made by a newer version,
+            which is left untouched.
+        Failed: STORAGE_FAILED or SPACE_EXHAUSTED; the schema is as it was. May be repeated.
+    """
+    with storage_errors():
+        engines = make_engines(url, lock_timeout_s)
+        try:
+            with engines.writer.begin() as connection:
+                _check_encoding(connection)
+                bring_up_to_date(connection)
+                cluster_uuid = _ensure_cluster_uuid(connection)
+        except BaseException:
+            engines.dispose()
+            raise
+    return SqlMetadata(engines, cluster_uuid)
+
+
+def _check_encoding(connection: sa.Connection) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise Refused(ErrorCase.STORAGE_FAILED, f"the database has encoding {encoding}; create it with UTF8")
+
+
+def _ensure_cluster_uuid(connection: sa.Connection) -> str:
+    drawn = connection.scalar(sa.select(service_facts.c.value).where(service_facts.c.name == _CLUSTER_UUID))
+    if drawn is not None:
+        return str(drawn)
+    fresh = str(uuid4())
+    connection.execute(sa.insert(service_facts).values(name=_CLUSTER_UUID, value=fresh))
+    return fresh

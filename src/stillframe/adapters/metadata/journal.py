@@ -1,0 +1,158 @@
+"""The journal as rows: see ``stillframe.ports.metadata.JournalRows`` for the promises.
+
+``lock_key`` names the VM and the slot while an operation is active, and is unique: law 6 holds even against a process
+that knows nothing of this code.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from stillframe.adapters.metadata.schema import operation_steps, operations, values_of
+from stillframe.domain.errors import ErrorCase, Failed, Refused
+from stillframe.ports.metadata import ACTIVE_STATES, OperationRow, OperationState, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class SqlJournal:
+    """Operations and their steps on one connection.
+
+    Writing about an operation that the journal does not know, or that is not in a state for it, raises ``Failed``
+    INTERNAL: it is a mistake of the caller's, never silently dropped.
+    """
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def open(self, operation: OperationRow) -> None:
+        key = _lock_key(operation.vm_uuid, operation.slot, operation.state)
+        self._take(key, sa.insert(operations).values(values_of(operation, operations, lock_key=key)))
+        for step in operation.steps_done:
+            self._record_step(operation.uuid, step)
+
+    def get(self, operation_uuid: str) -> OperationRow | None:
+        return self._load_one(operations.c.uuid == operation_uuid)
+
+    def active(self, vm_uuids: Collection[str] | None = None) -> list[OperationRow]:
+        # Only a few are ever active: choosing here spares a parameter for each of a cluster's VMs.
+        wanted = None if vm_uuids is None else frozenset(vm_uuids)
+        found = self._load(operations.c.lock_key.is_not(None))
+        return [operation for operation in found if wanted is None or operation.vm_uuid in wanted]
+
+    def left(self) -> list[OperationRow]:
+        return self._load(operations.c.state == OperationState.LEFT)
+
+    def set_plan(self, operation_uuid: str, plan: str) -> None:
+        """An operation past PLANNING keeps its state; one that has ended takes no plan (``Failed`` INTERNAL)."""
+        current = self._require(operation_uuid)
+        if current.state not in ACTIVE_STATES:
+            raise Failed(ErrorCase.INTERNAL, f"operation {operation_uuid} is {current.state} and takes no plan")
+        state = OperationState.RUNNING if current.state is OperationState.PLANNING else current.state
+        self._update(operation_uuid, plan=plan, state=state)
+
+    def step_done(self, operation_uuid: str, step: str, *, committed: bool) -> None:
+        """Repeatable: a step keeps its first position. Only a running operation commits (else ``Failed`` INTERNAL)."""
+        current = self._require(operation_uuid)
+        if committed and current.state not in (OperationState.RUNNING, OperationState.COMMITTED):
+            raise Failed(ErrorCase.INTERNAL, f"operation {operation_uuid} is {current.state} and cannot commit")
+        if step not in current.steps_done:
+            self._record_step(operation_uuid, step)
+        if committed:
+            self._update(operation_uuid, state=OperationState.COMMITTED)
+
+    def set_state(self, operation_uuid: str, state: OperationState, *, at: int, error: str = "") -> None:
+        """``error`` replaces what stood there. An inactive state frees the slot and sets ``ended_at``.
+
+        An active one takes the slot again, as recovery does with an operation that was LEFT.
+
+        Raises:
+            Refused: VM_BUSY, when another operation has the slot by now; nothing changes.
+        """
+        current = self._require(operation_uuid)
+        key = _lock_key(current.vm_uuid, current.slot, state)
+        change = sa.update(operations).where(operations.c.uuid == operation_uuid)
+        ended_at = at if key is None else None
+        self._take(key, change.values(state=state, error=error, ended_at=ended_at, lock_key=key))
+
+    def set_progress(self, operation_uuid: str, progress: int) -> None:
+        self._update(operation_uuid, progress=progress)
+
+    def _take(self, key: str | None, statement: sa.Insert | sa.Update) -> None:
+        try:
+            # The savepoint keeps the transaction usable on PostgreSQL after the refusal.
+            with self._connection.begin_nested():
+                self._connection.execute(statement)
+        except IntegrityError:
+            holder = None if key is None else self._load_one(operations.c.lock_key == key)
+            if holder is None:
+                raise
+            since = datetime.fromtimestamp(holder.started_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            desc = f"{holder.kind} (operation {holder.uuid}) has been running on it since {since}"
+            raise Refused(ErrorCase.VM_BUSY, desc) from None
+
+    def _record_step(self, operation_uuid: str, step: str) -> None:
+        mine = operation_steps.c.operation_uuid == operation_uuid
+        position = self._connection.execute(sa.select(sa.func.count()).where(mine)).scalar_one()
+        self._connection.execute(
+            sa.insert(operation_steps).values(operation_uuid=operation_uuid, position=position, step=step)
+        )
+
+    def _update(self, operation_uuid: str, **values: Any) -> None:
+        changed = self._connection.execute(
+            sa.update(operations).where(operations.c.uuid == operation_uuid).values(**values)
+        )
+        if changed.rowcount == 0:
+            raise _unknown(operation_uuid)
+
+    def _require(self, operation_uuid: str) -> OperationRow:
+        found = self.get(operation_uuid)
+        if found is None:
+            raise _unknown(operation_uuid)
+        return found
+
+    def _load_one(self, chosen: sa.ColumnElement[bool]) -> OperationRow | None:
+        found = self._load(chosen)
+        return found[0] if found else None
+
+    def _load(self, chosen: sa.ColumnElement[bool]) -> list[OperationRow]:
+        steps: dict[str, list[str]] = {}
+        for operation_uuid, step in self._connection.execute(
+            sa.select(operation_steps.c.operation_uuid, operation_steps.c.step)
+            .where(operation_steps.c.operation_uuid.in_(sa.select(operations.c.uuid).where(chosen)))
+            .order_by(operation_steps.c.operation_uuid, operation_steps.c.position)
+        ):
+            steps.setdefault(operation_uuid, []).append(step)
+        rows = self._connection.execute(
+            sa.select(operations).where(chosen).order_by(operations.c.started_at, operations.c.id)
+        )
+        return [_operation(row, tuple(steps.get(row.uuid, ()))) for row in rows]
+
+
+def _lock_key(vm_uuid: str, slot: Slot, state: OperationState) -> str | None:
+    return f"{vm_uuid}/{slot}" if state in ACTIVE_STATES else None
+
+
+def _unknown(operation_uuid: str) -> Failed:
+    return Failed(ErrorCase.INTERNAL, f"the journal has no operation {operation_uuid}")
+
+
+def _operation(row: sa.Row[Any], steps_done: tuple[str, ...]) -> OperationRow:
+    return OperationRow(
+        uuid=row.uuid,
+        vm_uuid=row.vm_uuid,
+        slot=Slot(row.slot),
+        kind=row.kind,
+        state=OperationState(row.state),
+        plan=row.plan,
+        steps_done=steps_done,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        progress=row.progress,
+        error=row.error,
+    )

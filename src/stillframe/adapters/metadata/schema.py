@@ -1,0 +1,241 @@
+"""The tables, as SQLAlchemy Core sees them; the migrations make them, and a test holds the two together.
+
+Foreign keys are checked at commit (DEFERRABLE INITIALLY DEFERRED), so the order of statements within one transaction
+is free: a volume and its first layer refer to each other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from stillframe.ports.metadata import ACTIVE_STATES
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_ESCAPE = "\x1a"  # SUBSTITUTE: a control character, so no snapshot name can hold it
+_UNSTORABLE = re.compile(r"[\x00\x1a\ud800-\udfff]")
+_ESCAPED = re.compile(r"\x1a([0-9a-f]{4})")
+
+
+class AnyText(sa.types.TypeDecorator[str]):
+    """Every Python string comes back as it went in, and sorts by code point on both databases.
+
+    PostgreSQL has no NUL in text, and UTF-8 has no lone surrogates: both are stored escaped.
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        # SQLite compares bytes by default; PostgreSQL compares in the cluster's language unless told.
+        return dialect.type_descriptor(sa.Text(collation="C" if dialect.name == "postgresql" else None))
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        del dialect
+        # str() turns a StrEnum member into plain text, which drivers know.
+        return None if value is None else _UNSTORABLE.sub(lambda m: f"{_ESCAPE}{ord(m[0]):04x}", str(value))
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        del dialect
+        return None if value is None else _ESCAPED.sub(lambda m: chr(int(m[1], 16)), value)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+_ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows only in an INTEGER
+
+
+def _key(column: str, target: str, *, primary_key: bool = False) -> sa.Column[str]:
+    reference = sa.ForeignKey(target, deferrable=True, initially="DEFERRED")
+    return sa.Column(column, AnyText, reference, primary_key=primary_key, nullable=False)
+
+
+def _text(name: str) -> sa.Column[str]:
+    return sa.Column(name, AnyText, nullable=False)
+
+
+def _number(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False)
+
+
+def _row_id() -> sa.Column[int]:
+    return sa.Column("id", _ROW_ID, primary_key=True, autoincrement=True)
+
+
+def _snapshot_key(column: str) -> sa.ForeignKeyConstraint:
+    # With the VM in the key, a snapshot of another VM cannot become a parent or a head.
+    return sa.ForeignKeyConstraint(
+        ["vm_uuid", column], ["snapshots.vm_uuid", "snapshots.uuid"], deferrable=True, initially="DEFERRED"
+    )
+
+
+service_facts = sa.Table("service_facts", metadata, sa.Column("name", AnyText, primary_key=True), _text("value"))
+
+vms = sa.Table(
+    "vms",
+    metadata,
+    sa.Column("uuid", AnyText, primary_key=True),
+    _number("last_seq"),  # counts every snapshot that ever was, so that no number comes twice
+)
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("uuid", AnyText, primary_key=True),
+    _key("vm_uuid", "vms.uuid"),
+    _number("seq"),
+    _text("name"),
+    _text("description"),
+    sa.Column("parent_uuid", AnyText),
+    _number("ctime"),
+    _text("tenant"),
+    _text("tenant_name"),
+    _text("namespace"),
+    _text("vm_detail"),
+    _text("definition_xml"),
+    _text("definition_checksum"),
+    _text("screenshot_checksum"),
+    sa.UniqueConstraint("vm_uuid", "name"),
+    sa.UniqueConstraint("vm_uuid", "seq"),
+    sa.UniqueConstraint("vm_uuid", "uuid"),
+    _snapshot_key("parent_uuid"),
+    sa.Index(None, "vm_uuid", "parent_uuid"),
+    sa.Index(None, "vm_uuid", "ctime"),
+)
+
+vm_heads = sa.Table(
+    "vm_heads",
+    metadata,
+    _key("vm_uuid", "vms.uuid", primary_key=True),
+    _text("snapshot_uuid"),
+    _snapshot_key("snapshot_uuid"),
+)
+
+volumes = sa.Table(
+    "volumes",
+    metadata,
+    sa.Column("uuid", AnyText, primary_key=True),
+    _key("vm_uuid", "vms.uuid"),
+    _text("target"),
+    _text("directory"),
+    sa.Index(None, "vm_uuid"),
+)
+
+layers = sa.Table(
+    "layers",
+    metadata,
+    sa.Column("uuid", AnyText, primary_key=True),
+    _key("volume_uuid", "volumes.uuid"),
+    sa.Column("parent_uuid", AnyText, sa.ForeignKey("layers.uuid", deferrable=True, initially="DEFERRED")),
+    _text("path"),
+    _text("format"),
+    sa.Column("foreign", sa.Boolean, nullable=False),
+    sa.Index(None, "volume_uuid"),
+    sa.Index(None, "parent_uuid"),
+)
+
+volume_heads = sa.Table(
+    "volume_heads",
+    metadata,
+    _key("volume_uuid", "volumes.uuid", primary_key=True),
+    _key("layer_uuid", "layers.uuid"),
+    sa.Index(None, "layer_uuid"),
+)
+
+disk_snapshots = sa.Table(
+    "disk_snapshots",
+    metadata,
+    sa.Column("uuid", AnyText, primary_key=True),
+    _key("snapshot_uuid", "snapshots.uuid"),
+    _number("position"),
+    _key("volume_uuid", "volumes.uuid"),
+    _key("layer_uuid", "layers.uuid"),
+    _text("target"),
+    sa.UniqueConstraint("snapshot_uuid", "position"),
+    sa.Index(None, "volume_uuid"),
+    sa.Index(None, "layer_uuid"),
+)
+
+memory_states = sa.Table(
+    "memory_states",
+    metadata,
+    _key("snapshot_uuid", "snapshots.uuid", primary_key=True),
+    sa.Column("uuid", AnyText, nullable=False, unique=True),
+    _text("location"),
+    _text("status"),
+    _text("mode"),
+    _number("progress"),
+    _number("size_bytes"),
+    _text("checksum"),
+    _text("reason"),
+)
+
+operations = sa.Table(
+    "operations",
+    metadata,
+    _row_id(),
+    sa.Column("uuid", AnyText, nullable=False, unique=True),
+    _text("vm_uuid"),
+    _text("slot"),
+    _text("kind"),
+    _text("state"),
+    _text("plan"),
+    _number("started_at"),
+    sa.Column("ended_at", sa.BigInteger),
+    _number("progress"),
+    _text("error"),
+    # The VM and the slot, while the operation is active: this unique column is law 6.
+    sa.Column("lock_key", AnyText, unique=True),
+    sa.CheckConstraint(
+        "(lock_key IS NULL) = (state NOT IN ({}))".format(", ".join(f"'{state.value}'" for state in ACTIVE_STATES)),
+        name="lock_held_while_active",
+    ),
+    sa.Index(None, "state"),
+)
+
+operation_steps = sa.Table(
+    "operation_steps",
+    metadata,
+    _key("operation_uuid", "operations.uuid", primary_key=True),
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("step"),
+    sa.UniqueConstraint("operation_uuid", "step"),
+)
+
+operation_log = sa.Table(
+    "operation_log",
+    metadata,
+    _row_id(),
+    _number("at"),
+    _text("who"),
+    _text("address"),
+    _text("tenant"),
+    _text("call"),
+    _text("vm_uuid"),
+    _text("vm_name"),
+    _text("mark"),
+    _text("snapshot"),
+    _number("scode"),
+    _text("desc"),
+    _number("duration_ms"),
+    _text("operation_uuid"),
+    sa.Index(None, "at", "id"),
+)
+
+
+def values_of(record: DataclassInstance, table: sa.Table, **further: str | int | None) -> dict[str, Any]:
+    """A frozen dataclass as a row: its fields that are columns of the table, and ``further`` columns."""
+    return {f.name: getattr(record, f.name) for f in fields(record) if f.name in table.c} | further

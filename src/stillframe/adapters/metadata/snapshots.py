@@ -1,0 +1,191 @@
+"""Snapshots as rows: see ``stillframe.ports.metadata.SnapshotRows`` for the promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from stillframe.adapters.metadata.schema import (
+    AnyText,
+    disk_snapshots,
+    memory_states,
+    snapshots,
+    values_of,
+    vm_heads,
+)
+from stillframe.adapters.metadata.vms import ensure_vm, next_seq
+from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
+from stillframe.domain.tree import Node
+
+_BIGGEST = 2**63 - 1  # what both databases take for LIMIT and OFFSET
+
+
+class SqlSnapshots:
+    """Published snapshots on one connection."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def of_vm(self, vm_uuid: str) -> list[Snapshot]:
+        return self._load(_all().where(snapshots.c.vm_uuid == vm_uuid).order_by(snapshots.c.seq))
+
+    def page(self, vm_uuid: str, name_part: str, offset: int, limit: int | None) -> tuple[list[Snapshot], int]:
+        matching = _all().where(snapshots.c.vm_uuid == vm_uuid)
+        if name_part:
+            # LIKE folds case on SQLite and has wildcards; removing the part changes exactly the names that hold it.
+            part = sa.literal(name_part, AnyText())
+            matching = matching.where(sa.func.replace(snapshots.c.name, part, "", type_=AnyText()) != snapshots.c.name)
+        total = self._connection.execute(matching.with_only_columns(sa.func.count())).scalar_one()
+        page = matching.order_by(snapshots.c.ctime.desc(), snapshots.c.name).offset(min(max(offset, 0), _BIGGEST))
+        if limit is not None:
+            page = page.limit(min(limit, _BIGGEST))
+        return self._load(page), total
+
+    def by_name(self, vm_uuid: str, name: str) -> Snapshot | None:
+        return self._load_one(_all().where(snapshots.c.vm_uuid == vm_uuid, snapshots.c.name == name))
+
+    def by_uuid(self, snapshot_uuid: str) -> Snapshot | None:
+        return self._load_one(_all().where(snapshots.c.uuid == snapshot_uuid))
+
+    def nodes(self, vm_uuid: str) -> tuple[list[Node], str | None]:
+        columns = (snapshots.c.uuid, snapshots.c.name, snapshots.c.parent_uuid, snapshots.c.seq)
+        rows = self._connection.execute(
+            sa.select(*columns).where(snapshots.c.vm_uuid == vm_uuid).order_by(snapshots.c.seq)
+        )
+        head = self._connection.scalar(sa.select(vm_heads.c.snapshot_uuid).where(vm_heads.c.vm_uuid == vm_uuid))
+        return [Node(uuid, name, parent_uuid, seq) for uuid, name, parent_uuid, seq in rows], head
+
+    def insert(self, snapshot: Snapshot) -> Snapshot:
+        published = replace(snapshot, seq=next_seq(self._connection, snapshot.vm_uuid))
+        try:
+            # The savepoint keeps the transaction usable on PostgreSQL after the refusal.
+            with self._connection.begin_nested():
+                self._connection.execute(sa.insert(snapshots).values(values_of(published, snapshots)))
+        except IntegrityError:
+            if self.by_name(snapshot.vm_uuid, snapshot.name) is None:
+                raise
+            raise Refused(ErrorCase.NAME_TAKEN, f'"{snapshot.name}"') from None
+        for position, disk in enumerate(published.disks):
+            self._connection.execute(
+                sa.insert(disk_snapshots).values(
+                    values_of(disk, disk_snapshots, snapshot_uuid=published.uuid, position=position)
+                )
+            )
+        if published.memory is not None:
+            self._insert_memory(published.uuid, published.memory)
+        self.set_head(published.vm_uuid, published.uuid)
+        return published
+
+    def remove(self, snapshot_uuid: str) -> None:
+        row = self._connection.execute(
+            sa.select(snapshots.c.vm_uuid, snapshots.c.parent_uuid).where(snapshots.c.uuid == snapshot_uuid)
+        ).one_or_none()
+        if row is None:
+            return
+        vm_uuid, parent_uuid = row
+        self._connection.execute(
+            sa.update(snapshots).where(snapshots.c.parent_uuid == snapshot_uuid).values(parent_uuid=parent_uuid)
+        )
+        if self._connection.scalar(sa.select(vm_heads.c.vm_uuid).where(vm_heads.c.snapshot_uuid == snapshot_uuid)):
+            self.set_head(vm_uuid, parent_uuid)
+        for table in (disk_snapshots, memory_states):
+            self._connection.execute(sa.delete(table).where(table.c.snapshot_uuid == snapshot_uuid))
+        self._connection.execute(sa.delete(snapshots).where(snapshots.c.uuid == snapshot_uuid))
+
+    def set_description(self, snapshot_uuid: str, description: str) -> None:
+        """Raises ``Refused``: SNAPSHOT_UNKNOWN, when it is not published."""
+        self._require(snapshot_uuid)
+        self._connection.execute(
+            sa.update(snapshots).where(snapshots.c.uuid == snapshot_uuid).values(description=description)
+        )
+
+    def set_memory(self, snapshot_uuid: str, memory: MemoryState) -> None:
+        """Raises ``Refused``: SNAPSHOT_UNKNOWN, when it is not published."""
+        self._require(snapshot_uuid)
+        self._connection.execute(sa.delete(memory_states).where(memory_states.c.snapshot_uuid == snapshot_uuid))
+        self._insert_memory(snapshot_uuid, memory)
+
+    def set_head(self, vm_uuid: str, snapshot_uuid: str | None) -> None:
+        ensure_vm(self._connection, vm_uuid)
+        self._connection.execute(sa.delete(vm_heads).where(vm_heads.c.vm_uuid == vm_uuid))
+        if snapshot_uuid is not None:
+            self._connection.execute(sa.insert(vm_heads).values(vm_uuid=vm_uuid, snapshot_uuid=snapshot_uuid))
+
+    def _insert_memory(self, snapshot_uuid: str, memory: MemoryState) -> None:
+        self._connection.execute(
+            sa.insert(memory_states).values(values_of(memory, memory_states, snapshot_uuid=snapshot_uuid))
+        )
+
+    def _require(self, snapshot_uuid: str) -> None:
+        if self._connection.scalar(sa.select(snapshots.c.uuid).where(snapshots.c.uuid == snapshot_uuid)) is None:
+            raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, snapshot_uuid)
+
+    def _load_one(self, chosen: sa.Select[Any]) -> Snapshot | None:
+        found = self._load(chosen)
+        return found[0] if found else None
+
+    def _load(self, chosen: sa.Select[Any]) -> list[Snapshot]:
+        # Disks and memories are asked for by the same choice: a list of uuids would meet the databases' limits on
+        # the number of parameters.
+        uuids = chosen.with_only_columns(snapshots.c.uuid)
+        disks: dict[str, list[DiskSnapshot]] = {}
+        for row in self._connection.execute(
+            sa.select(disk_snapshots)
+            .where(disk_snapshots.c.snapshot_uuid.in_(uuids))
+            .order_by(disk_snapshots.c.snapshot_uuid, disk_snapshots.c.position)
+        ):
+            disks.setdefault(row.snapshot_uuid, []).append(
+                DiskSnapshot(row.uuid, row.volume_uuid, row.layer_uuid, row.target)
+            )
+        memories = {
+            row.snapshot_uuid: _memory(row)
+            for row in self._connection.execute(
+                sa.select(memory_states).where(memory_states.c.snapshot_uuid.in_(uuids))
+            )
+        }
+        return [
+            _snapshot(row, tuple(disks.get(row.uuid, ())), memories.get(row.uuid))
+            for row in self._connection.execute(chosen)
+        ]
+
+
+def _all() -> sa.Select[Any]:
+    return sa.select(snapshots)
+
+
+def _snapshot(row: sa.Row[Any], disks: tuple[DiskSnapshot, ...], memory: MemoryState | None) -> Snapshot:
+    return Snapshot(
+        uuid=row.uuid,
+        vm_uuid=row.vm_uuid,
+        seq=row.seq,
+        name=row.name,
+        description=row.description,
+        parent_uuid=row.parent_uuid,
+        ctime=row.ctime,
+        tenant=row.tenant,
+        tenant_name=row.tenant_name,
+        namespace=row.namespace,
+        vm_detail=row.vm_detail,
+        definition_xml=row.definition_xml,
+        definition_checksum=row.definition_checksum,
+        disks=disks,
+        memory=memory,
+        screenshot_checksum=row.screenshot_checksum,
+    )
+
+
+def _memory(row: sa.Row[Any]) -> MemoryState:
+    return MemoryState(
+        uuid=row.uuid,
+        location=row.location,
+        status=MemoryStatus(row.status),
+        mode=CaptureMode(row.mode),
+        progress=row.progress,
+        size_bytes=row.size_bytes,
+        checksum=row.checksum,
+        reason=row.reason,
+    )

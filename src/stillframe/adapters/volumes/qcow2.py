@@ -1,0 +1,224 @@
+"""Layers as qcow2 files, handled with qemu-img.
+
+Only the user's own base may have another format (raw). Formats are always given, never guessed: a guest can write
+anything into a raw image, also a header that names a file of the host.
+Sources: qemu-img(1) and docs/interop/qcow2.rst of QEMU; tried with 10.0.2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from stillframe.adapters.volumes import files
+from stillframe.adapters.volumes.qemu_img import QemuImg
+from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.ports.volumes import ImageInfo
+
+_DAY_S = 24 * 3600.0
+
+
+class Qcow2Volumes:
+    """``ports.volumes.Volumes`` on local or shared file systems. Holds no state; threads may share it."""
+
+    def __init__(
+        self,
+        program: str = "qemu-img",
+        *,
+        call_timeout_s: float = 60.0,
+        commit_timeout_s: float = _DAY_S,
+        lock_wait_s: float = 10.0,
+    ) -> None:
+        self._qemu_img = QemuImg(program, lock_wait_s)
+        self._call_timeout_s = call_timeout_s
+        self._commit_timeout_s = commit_timeout_s
+
+    def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
+        """The image's own header, without its lock and without looking at its backing file; None when proved absent.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be read, is not of that format, or rests on something that is
+                not a plain file (a backing name with a protocol, an external data file).
+        """
+        files.check_absolute(path)
+        if not _exists(path):
+            return None
+        arguments = ["info", "--force-share", "--output=json", "-f", image_format, path]
+        return _parse_info(path, self._qemu_img.run(arguments, path, self._call_timeout_s))
+
+    def ensure_overlay(self, path: str, backing_path: str, backing_format: str) -> None:
+        """An empty qcow2 of the backing image's virtual size at ``path``, whole or not at all, durable.
+
+        Safe to repeat. ``backing_path`` may be open for writing elsewhere: neither its lock nor its data is touched.
+
+        Raises:
+            Failed: the backing image does not exist or is of another format; ``path`` is not <uuid>.qcow2, holds
+                anything but an overlay on the same backing image, or is in use: what was there is unchanged.
+        """
+        files.check_owned(path)
+        backing = self._existing(backing_path, backing_format)
+        self._check_replaceable(path, backing_path)
+        target = Path(path)
+        with files.storage_errors(path):
+            try:
+                part = files.make_part(target, Path(backing_path).stat())
+                self._create(str(part), backing)
+                files.sync_file(part)
+                part.rename(target)
+            except BaseException:
+                files.discard_part(target)
+                raise
+            files.sync_directory(target.parent)
+
+    def ensure_durable(self, path: str) -> None:
+        """What was written to the file so far, and its name, survive a power loss when this returns."""
+        files.check_absolute(path)
+        with files.storage_errors(path):
+            files.sync_file(Path(path))
+            files.sync_directory(Path(path).parent)
+
+    def ensure_committed(self, top_path: str, base_path: str) -> None:
+        """``base_path`` reads what ``top_path`` reads, in contents and in size, durably; top reads the same throughout.
+
+        Zeroes and discards of top count as data. A larger top makes the base grow; a smaller one makes it shrink
+        afterwards: a child of top that is larger than top reads zeroes beyond top's end, and would read the base's old
+        data there. Interrupted anywhere, top is unchanged and the base is a mixture that only a repetition makes
+        whole; repeating is always safe.
+
+        Raises:
+            Failed: STORAGE_FAILED before anything is done when top's backing file is not base, or either is missing;
+                STORAGE_FAILED when either is open elsewhere; SPACE_EXHAUSTED. Top still reads the same.
+        """
+        files.check_absolute(base_path)
+        top = self._existing(top_path, "qcow2")
+        if not top.backing_path or not files.same_file(top.backing_path, base_path):
+            raise Failed(
+                ErrorCase.STORAGE_FAILED,
+                f"{top_path}: its backing file is {top.backing_path or 'none'}, not {base_path}; nothing was merged",
+            )
+        # A header without a backing format is an old qemu-img's; guessing as QEMU would is what we never do.
+        if not top.backing_format:
+            raise Failed(ErrorCase.STORAGE_FAILED, f"{top_path}: its header does not say its backing file's format")
+        base = self._existing(base_path, top.backing_format)
+        # -d leaves top's data where it is; without it a crash would find top half emptied. The page cache is used:
+        # QEMU orders its metadata by flushes, and the fsync below makes the whole result durable.
+        commit = ["commit", "-q", "-d", "-f", "qcow2", "-b", top.backing_path, top_path]
+        self._qemu_img.run(commit, top_path, self._commit_timeout_s)
+        if top.virtual_bytes < base.virtual_bytes:
+            resize = ["resize", "-q", "--shrink", "-f", base.format, base_path, str(top.virtual_bytes)]
+            self._qemu_img.run(resize, base_path, self._commit_timeout_s)
+        self.ensure_durable(base_path)
+
+    def ensure_backing(self, path: str, backing_path: str, backing_format: str) -> None:
+        """``path``'s header names this backing file and format; no data moves; durable. Safe to repeat.
+
+        Raises:
+            Failed: STORAGE_FAILED, the header names what it named before: either file is missing or of another
+                format, or ``path`` is open elsewhere.
+        """
+        self._existing(backing_path, backing_format)
+        image = self._existing(path, "qcow2")
+        if (image.backing_path, image.backing_format) != (backing_path, backing_format):
+            rebase = ["rebase", "-q", "-u", "-f", "qcow2", "-b", backing_path, "-F", backing_format, path]
+            self._qemu_img.run(rebase, path, self._call_timeout_s)
+        self.ensure_durable(path)
+
+    def ensure_dropped(self, path: str) -> None:
+        """The file is gone, durably, and so is its ``stillframe-…`` directory when that is empty now. Repeatable.
+
+        Raises:
+            Failed: STORAGE_FAILED, also when the name is not one that this service gives; then nothing was deleted.
+        """
+        files.check_owned(path)
+        with files.storage_errors(path):
+            files.remove_file(Path(path))
+
+    def list_owned(self, directory: str) -> list[str]:
+        """Absolute paths of the regular files named <uuid>.qcow2, sorted; empty when the directory does not exist.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be read.
+        """
+        files.check_absolute(directory)
+        with files.storage_errors(directory):
+            try:
+                with os.scandir(directory) as entries:
+                    return sorted(
+                        entry.path
+                        for entry in entries
+                        if files.is_owned_name(entry.name) and entry.is_file(follow_symlinks=False)
+                    )
+            except FileNotFoundError:
+                return []
+
+    def _existing(self, path: str, image_format: str) -> ImageInfo:
+        image = self.probe_image(path, image_format)
+        if image is None:
+            raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: does not exist")
+        return image
+
+    def _check_replaceable(self, path: str, backing_path: str) -> None:
+        existing = self.probe_image(path, "qcow2")
+        if existing is None:
+            return
+        if not existing.backing_path or not files.same_file(existing.backing_path, backing_path):
+            raise Failed(
+                ErrorCase.STORAGE_FAILED,
+                f"{path}: exists already, on {existing.backing_path or 'no backing file'} instead of {backing_path}",
+            )
+        # Without --force-share qemu-img asks for the lock: an overlay that a QEMU writes to is never replaced.
+        self._qemu_img.run(["info", "--output=json", "-f", "qcow2", path], path, self._call_timeout_s)
+
+    def _create(self, part: str, backing: ImageInfo) -> None:
+        # -u and a given size: qemu-img does not open the backing file, so a running QEMU's lock cannot be in the way.
+        arguments = ["create", "-q", "-u", "-f", "qcow2", "-b", backing.path, "-F", backing.format]
+        self._qemu_img.run([*arguments, part, str(backing.virtual_bytes)], part, self._call_timeout_s)
+
+
+def _exists(path: str) -> bool:
+    with files.storage_errors(path):
+        try:
+            Path(path).stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def _parse_info(path: str, text: str) -> ImageInfo:
+    """What ``qemu-img info --output=json`` said (ImageInfo in QEMU's qapi/block-core.json)."""
+    try:
+        said: dict[str, Any] = json.loads(text)
+        specific = said.get("format-specific", {}).get("data", {})
+        info = ImageInfo(
+            path=path,
+            format=str(said["format"]),
+            virtual_bytes=int(said["virtual-size"]),
+            disk_bytes=int(said["actual-size"]),
+            backing_path=_backing_path(path, said),
+            backing_format=str(said.get("backing-filename-format", "")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: qemu-img info gave an unknown answer: {error!r}") from error
+    if specific.get("data-file"):
+        # Its data would be neither synced nor merged nor dropped with it.
+        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: keeps its data in an external data file; not supported")
+    if specific.get("corrupt"):
+        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: is marked corrupt; run qemu-img check")
+    return info
+
+
+def _backing_path(path: str, said: dict[str, Any]) -> str:
+    name = str(said.get("full-backing-filename") or said.get("backing-filename") or "")
+    if not name:
+        return ""
+    # As QEMU's path_has_protocol(): a colon before the first slash makes it something else than a file's path.
+    if ":" in name.partition("/")[0]:
+        raise Failed(
+            ErrorCase.STORAGE_FAILED,
+            f'{path}: its backing file is named "{name}"; only plain file names are supported, no protocols or json:',
+        )
+    absolute = Path(path).parent / name
+    # ".." may climb out of a symbolic link's target, so only the file system can take it out of the name.
+    return str(absolute.parent.resolve() / absolute.name if ".." in absolute.parts else absolute)

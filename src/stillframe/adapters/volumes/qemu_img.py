@@ -1,0 +1,119 @@
+"""Running qemu-img: one argument list in, its standard output or a typed outcome out.
+
+No shell, no locale, a time limit on every call. What qemu-img says of an error goes into ``desc`` in its own words.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stillframe.domain.errors import ErrorCase, Failed, Unknown
+
+_NO_SPACE = ("No space left on device", "Disk quota exceeded")
+# QEMU's words for a byte-range lock that another process holds on the image (block/file-posix.c).
+_LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock', 'Failed to get "consistent read" lock')
+_RETRY_PAUSE_S = 0.1
+_KILL_WAIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class QemuImg:
+    """How qemu-img is called.
+
+    ``lock_wait_s``: how long a lock that somebody else holds is waited for; a QEMU that has just ended, or a qemu-img
+    that an earlier, killed service left running, lets go of it by itself.
+    """
+
+    program: str = "qemu-img"
+    lock_wait_s: float = 10.0
+
+    def run(self, arguments: Sequence[str], path: str, timeout_s: float) -> str:
+        """Standard output of a call that succeeded.
+
+        Args:
+            arguments: sub-command, options and files.
+            path: the file that the call is about; errors name it.
+            timeout_s: longest run of one attempt.
+
+        Raises:
+            Failed: SPACE_EXHAUSTED or STORAGE_FAILED, with qemu-img's words; the process has ended.
+            Unknown: STORAGE_FAILED, it was killed after the time limit and has not gone (the storage hangs).
+        """
+        give_up_at = time.monotonic() + self.lock_wait_s
+        while True:
+            returncode, output, words = self._once(arguments, path, timeout_s)
+            if returncode == 0:
+                return output
+            locked = any(lock in words for lock in _LOCKED)
+            if not locked or time.monotonic() >= give_up_at:
+                raise _failure(arguments[0], path, returncode, words)
+            time.sleep(_RETRY_PAUSE_S)
+
+    def _once(self, arguments: Sequence[str], path: str, timeout_s: float) -> tuple[int, str, str]:
+        program = shutil.which(self.program)
+        if program is None:
+            raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: {self.program} is not installed")
+        process = subprocess.Popen(
+            [*_dying_with_us(), program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        try:
+            output, words = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill(process, arguments[0], path, timeout_s)
+            raise Failed(
+                ErrorCase.STORAGE_FAILED, f"{path}: qemu-img {arguments[0]} was ended after {timeout_s:g} s"
+            ) from None
+        except BaseException:
+            process.kill()
+            raise
+        return process.returncode, output, words
+
+
+@functools.cache
+def _dying_with_us() -> tuple[str, ...]:
+    """A prefix of the command line that ends qemu-img when this process dies; empty where there is none.
+
+    A qemu-img that outlives a killed service would hold the images' locks against recovery. The kernel's parent-death
+    signal ends it with us; setpriv (util-linux 2.33) sets it. Without it, waiting for the lock has to do.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return ()
+    prefix = (setpriv, "--pdeathsig", "KILL", "--")
+    try:
+        tried = subprocess.run([*prefix, "true"], check=False, capture_output=True, timeout=_KILL_WAIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return prefix if tried.returncode == 0 else ()
+
+
+def _kill(process: subprocess.Popen[str], command: str, path: str, timeout_s: float) -> None:
+    process.kill()
+    try:
+        process.communicate(timeout=_KILL_WAIT_S)
+    except subprocess.TimeoutExpired:
+        raise Unknown(
+            ErrorCase.STORAGE_FAILED,
+            f"{path}: qemu-img {command} did not answer within {timeout_s:g} s and cannot be ended; the storage hangs",
+        ) from None
+
+
+def _failure(command: str, path: str, returncode: int, words: str) -> Failed:
+    case = ErrorCase.SPACE_EXHAUSTED if any(text in words for text in _NO_SPACE) else ErrorCase.STORAGE_FAILED
+    said = "; ".join(line.strip() for line in words.splitlines() if line.strip())
+    if returncode < 0:
+        said = f"ended by signal {-returncode}" + (f"; {said}" if said else "")
+    return Failed(case, f"{path}: qemu-img {command}: {said or f'exit status {returncode}'}")

@@ -1,0 +1,188 @@
+"""The only file that chooses adapters: builds the service from its settings and runs it."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from stillframe.adapters.libvirt.capture import LibvirtPointInTime
+from stillframe.adapters.libvirt.connection import Connection, choose_uri
+from stillframe.adapters.libvirt.guest import LibvirtGuests
+from stillframe.adapters.libvirt.inventory import LibvirtInventory, LibvirtPower
+from stillframe.adapters.libvirt.keeper import LibvirtKeeper
+from stillframe.adapters.memory.local import LocalMemoryStore
+from stillframe.adapters.metadata.database import open_metadata
+from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
+from stillframe.domain.errors import StillframeError
+from stillframe.http.app import create_app
+from stillframe.operations.requests import Cluster
+from stillframe.operations.use_cases import UseCases
+from stillframe.operations.world import Limits, World
+from stillframe.ports.metadata import Metadata
+from stillframe.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# a thread that asks for the interpreter gets it within this time; the default of 5 ms would lengthen guests' pauses
+_SWITCH_INTERVAL_S = 0.0005
+
+
+@dataclass(frozen=True)
+class Service:
+    """A built service: what it uses, and what must be closed."""
+
+    use_cases: UseCases
+    connection: Connection
+    metadata: Metadata
+
+    def close(self) -> None:
+        self.connection.close()
+        self.metadata.close()
+
+
+def build(settings: Settings) -> Service:
+    """Open database and hypervisor and put the service together; nothing is recovered yet.
+
+    Raises:
+        StillframeError: HOST_UNREACHABLE, STORAGE_FAILED.
+    """
+    metadata = open_metadata(f"sqlite:///{settings.database_path}")
+    try:
+        connection = Connection(
+            choose_uri(settings.connect, settings.state / "libvirt"), call_timeout_s=settings.call_timeout_s
+        )
+        connection.open()
+    except BaseException:
+        metadata.close()
+        raise
+    fixer = LibvirtPointInTime(connection)
+    world = World(
+        inventory=LibvirtInventory(connection),
+        power=LibvirtPower(connection),
+        fixer=fixer,
+        keeper=LibvirtKeeper(connection, fixer),
+        volumes=Qcow2Volumes(),
+        memory_store=LocalMemoryStore(settings.state),
+        metadata=metadata,
+        guests=LibvirtGuests(connection, settings.state / "guests"),
+        limits=Limits(
+            max_chain_depth=settings.max_chain_depth,
+            memory_tenants=None if settings.memory_tenants == "*" else _tenants(settings.memory_tenants),
+        ),
+    )
+    cluster = Cluster(metadata.cluster_uuid(), settings.cluster_name)
+    return Service(UseCases(world, cluster), connection, metadata)
+
+
+def _tenants(text: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(",") if part.strip())
+
+
+def serve(settings: Settings) -> int:
+    """Run the service until it is told to stop; returns the exit code. Guests go on when it ends."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    host, port = _split_listen(settings.listen)
+    if not _is_loopback(host):
+        print(  # noqa: T201 -- the command's own refusal
+            f"refused: {settings.listen} is not loopback; without keys the service listens on loopback only\n"
+            f"拒绝：{settings.listen} 不是回环地址；没有密钥时服务只监听回环地址",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True, mode=0o711)
+        with _only_service(settings.state):
+            return _serve(settings, host, port)
+    except StillframeError as error:
+        case = error.case.value
+        print(f"{case.message}\n{case.message_cn}\n{error.desc}", file=sys.stderr)  # noqa: T201 -- see above
+        return 1
+    except (BlockingIOError, OSError) as error:
+        print(f"cannot use {settings.state}: {error}\n无法使用 {settings.state}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _serve(settings: Settings, host: str, port: int) -> int:
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    service = build(settings)
+    try:
+        service.use_cases.recovery.run()
+        server = _AnnouncingServer(
+            uvicorn.Config(
+                create_app(service.use_cases, settings),
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=60,
+            )
+        )
+        server.announce = lambda: _announce(settings, host, port)
+        try:
+            server.run()
+        finally:
+            settings.service_file.unlink(missing_ok=True)
+        return 0 if server.started else 1
+    finally:
+        service.close()
+
+
+def _split_listen(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def _only_service(state: Path) -> Iterator[None]:
+    """One service per state directory: two would recover each other's running operations.
+
+    Raises:
+        BlockingIOError: another one runs.
+    """
+    with (state / "lock").open("a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, "another stillframe serve runs on this state directory") from error
+        yield
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """Says where it is reached as soon as it listens, not before."""
+
+    announce: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.announce()
+
+
+def _announce(settings: Settings, host: str, port: int) -> None:
+    """Tell commands with the same state directory how the service is reached."""
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    temporary = settings.service_file.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"url": url, "pid": os.getpid()}), encoding="utf-8")
+    temporary.replace(settings.service_file)
+    log.info("listening on %s", url)

@@ -1,0 +1,92 @@
+"""The running service, as the command line sees it: found through the state directory, asked over HTTP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from stillframe.settings import Settings
+
+EXIT_FAILED = 1
+EXIT_NO_SERVICE = 3
+
+CONNECT_TIMEOUT_S = 5.0
+# making a guest or deleting its snapshots may take as long as the storage does
+ANSWER_TIMEOUT_S = 3600.0
+
+
+class CliError(Exception):
+    """Something to tell the user, line by line, and the exit code to end with."""
+
+    def __init__(self, exit_code: int, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.exit_code = exit_code
+        self.lines = lines
+
+
+def call(settings: Settings, method: str, path: str, **arguments: Any) -> Any:
+    """The ``data`` of one call to the service of the settings' state directory. ``arguments``: httpx's ``params``, ``json``.
+
+    Raises:
+        CliError: no service runs (exit 3), or it answered with an error or not at all (exit 1).
+    """
+    url = service_url(settings)
+    timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    try:
+        # no proxy of the environment: the service is on this machine
+        with httpx.Client(base_url=url, timeout=timeout, trust_env=False) as client:
+            answer = client.request(method, path, **arguments)
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise _no_service(settings.state, f"nothing answers at {url}", f"{url} 无响应") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise CliError(
+            EXIT_FAILED,
+            f"stillframe: the service did not answer; its log says more ({error or type(error).__name__})",
+            "stillframe：服务未返回结果；请查看服务日志",
+        ) from error
+    return _data_of(answer)
+
+
+def service_url(settings: Settings) -> str:
+    """Where the service of the settings' state directory listens, by its own word in ``service.json``.
+
+    Raises:
+        CliError: exit 3, when there is no such file or it does not say.
+    """
+    file = settings.service_file
+    try:
+        url = json.loads(file.read_text("utf-8"))["url"]
+    except FileNotFoundError as error:
+        raise _no_service(settings.state, f"{file} does not exist", f"{file} 不存在") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _no_service(settings.state, f"{file} cannot be read", f"{file} 无法读取") from error
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        raise _no_service(settings.state, f"{file} names no address", f"{file} 中没有服务地址")
+    return url
+
+
+def _data_of(answer: httpx.Response) -> Any:
+    try:
+        envelope = answer.json()
+        scode, data = envelope["scode"], envelope["data"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CliError(
+            EXIT_FAILED,
+            f"stillframe: what answers there is not Stillframe (HTTP {answer.status_code})",
+            f"stillframe：该地址上的服务不是 Stillframe（HTTP {answer.status_code}）",
+        ) from error
+    if scode == 0:
+        return data
+    lines = [str(envelope.get(key, "")) for key in ("message", "message_cn", "desc")]
+    raise CliError(EXIT_FAILED, *(line for line in lines if line))
+
+
+def _no_service(state: Path, why: str, why_cn: str) -> CliError:
+    return CliError(
+        EXIT_NO_SERVICE,
+        f'stillframe: no service runs for {state} ({why}); start it with "stillframe serve --state {state}"',
+        f"stillframe：{state} 没有正在运行的服务（{why_cn}）；请用“stillframe serve --state {state}”启动",
+    )

@@ -1,0 +1,187 @@
+"""What results look like: the ``data`` of each call, in the seed's own field names, order and types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from stillframe.domain.compute import ComputeInfo, ComputeInspectInfo
+from stillframe.domain.errors import StillframeError
+from stillframe.domain.snapshot import MemoryState, MemoryStatus, Snapshot
+from stillframe.domain.tree import SnapshotTree
+from stillframe.http.envelope import EmptyData, Failure, Success, failure_of
+from stillframe.operations.requests import Cluster, SnapshotPage, VmPage
+
+SCREENSHOT_PATH = "/v1/compute/vsd/snapshot/screenshot"
+
+
+class _StoredDetail:
+    """Documented as ComputeInspectInfo, passed on as it was stored: a snapshot keeps what its own time wrote."""
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(TypeAdapter(ComputeInspectInfo | None).core_schema)
+
+
+class DiskSnapshotInfo(BaseModel):
+    VolumeUuid: Annotated[str, Field(description="The volume's uuid.")]
+    SnapshotUuid: Annotated[str, Field(description="The uuid of this volume's snapshot.")]
+    DiskDrive: Annotated[str, Field(description='The disk\'s place in the virtual machine, such as "vda".')]
+
+
+class _UpToScreenshot(BaseModel):
+    tenant: Annotated[str, Field(description="The tenant's uuid.")]
+    tenant_name: str
+    namespace: Annotated[str, Field(description="The namespace's uuid.")]
+    uuid: Annotated[str, Field(description="The snapshot's uuid.")]
+    compute_uuid: Annotated[str, Field(description="The virtual machine's uuid.")]
+    name: str
+    description: str
+    ctime: Annotated[int, Field(description="The moment of the freeze, Unix seconds.")]
+    vm_detail: Annotated[Any, _StoredDetail(), Field(description="The virtual machine's configuration at that moment.")]
+    screenshot_url: Annotated[str, Field(description="The screen at that moment, a PNG; empty: none.")]
+
+
+class _Ssl(BaseModel):
+    screenshot_url_ssl: Annotated[str, Field(description="Empty.")] = ""
+
+
+class _FromRemoteUrl(BaseModel):
+    domain_remote_url: Annotated[str, Field(description="Where the memory state lies; empty: none.")]
+    disk_snapshot_list: list[DiskSnapshotInfo]
+    attr: Annotated[
+        dict[str, str] | None,
+        Field(
+            description="null without memory; else status (saving | uploading | available | failed), progress (0 to "
+            "100), memory_uuid, memory_bytes, capture_mode, checksum and, when there is one, reason."
+        ),
+    ]
+
+
+# The bases are written last to first: that is the order in which pydantic takes their fields.
+class GetVsdSnapshotResponse(_FromRemoteUrl, _UpToScreenshot):
+    """A single snapshot."""
+
+
+class SnapshotRow(_FromRemoteUrl, _Ssl, _UpToScreenshot):
+    """A row of the list, which has one field more than a single snapshot."""
+
+
+class SnapshotListData(BaseModel):
+    list: list[SnapshotRow]
+    total_count: Annotated[int, Field(description="Snapshots after filtering, before paging.")]
+
+
+class SnapshotTreeData(BaseModel):
+    tree: SnapshotTree
+
+
+class BatchData(BaseModel):
+    """The seed's BatchOutput; ``results`` are in the order of the request."""
+
+    success: Annotated[int, Field(description="Entries that were done.")]
+    fail: Annotated[int, Field(description="Entries that were not.")]
+    results: list[Success[DiskSnapshotInfo] | Failure[DiskSnapshotInfo]]
+
+
+class RangeListState(BaseModel):
+    """How listing went in one cluster."""
+
+    cluster_uuid: str
+    cluster_name: str
+    result: Success[EmptyData]
+    total_count: int
+
+
+class VmListData(BaseModel):
+    domains: list[ComputeInfo]
+    total_count: Annotated[int, Field(description="Virtual machines after filtering, before paging.")]
+    each_range_list_state: list[RangeListState]
+
+
+class GuestData(BaseModel):
+    uuid: Annotated[str, Field(description="The new virtual machine's uuid.")]
+
+
+class ConsoleData(BaseModel):
+    path: Annotated[str, Field(description="The file that the guest's console is written to, on the service's host.")]
+
+
+class VersionData(BaseModel):
+    version: Annotated[str, Field(description="Stillframe's version.")]
+    cluster_uuid: str
+    cluster_name: str
+
+
+def snapshot_data(snapshot: Snapshot, base_url: str) -> GetVsdSnapshotResponse:
+    return GetVsdSnapshotResponse(**_fields(snapshot, base_url))
+
+
+def list_data(page: SnapshotPage, base_url: str) -> SnapshotListData:
+    rows = [SnapshotRow(**_fields(snapshot, base_url)) for snapshot in page.snapshots]
+    return SnapshotListData(list=rows, total_count=page.total_count)
+
+
+def batch_data(entries: Sequence[DiskSnapshotInfo], errors: Sequence[StillframeError | None]) -> BatchData:
+    """Each entry's own Output, about that entry as it was requested."""
+    results = [
+        Success[DiskSnapshotInfo](data=entry)
+        if error is None
+        else Failure[DiskSnapshotInfo](**dict(failure_of(error, entry)))
+        for entry, error in zip(entries, errors, strict=True)
+    ]
+    failed = sum(error is not None for error in errors)
+    return BatchData(success=len(results) - failed, fail=failed, results=results)
+
+
+def vm_list_data(page: VmPage, cluster: Cluster) -> VmListData:
+    return VmListData(
+        domains=list(page.rows),
+        total_count=page.total_count,
+        each_range_list_state=[
+            RangeListState(
+                cluster_uuid=cluster.uuid,
+                cluster_name=cluster.name,
+                result=Success[EmptyData](data=EmptyData()),
+                total_count=page.total_count,
+            )
+        ],
+    )
+
+
+def _fields(snapshot: Snapshot, base_url: str) -> dict[str, Any]:
+    memory = snapshot.memory
+    return {
+        "tenant": snapshot.tenant,
+        "tenant_name": snapshot.tenant_name,
+        "namespace": snapshot.namespace,
+        "uuid": snapshot.uuid,
+        "compute_uuid": snapshot.vm_uuid,
+        "name": snapshot.name,
+        "description": snapshot.description,
+        "ctime": snapshot.ctime,
+        "vm_detail": json.loads(snapshot.vm_detail) if snapshot.vm_detail else None,
+        "screenshot_url": f"{base_url}{SCREENSHOT_PATH}/{snapshot.uuid}.png" if snapshot.screenshot_checksum else "",
+        "domain_remote_url": memory.location if memory and memory.status is not MemoryStatus.FAILED else "",
+        "disk_snapshot_list": [
+            DiskSnapshotInfo(VolumeUuid=disk.volume_uuid, SnapshotUuid=disk.uuid, DiskDrive=disk.target)
+            for disk in snapshot.disks
+        ],
+        "attr": _attr(memory) if memory else None,
+    }
+
+
+def _attr(memory: MemoryState) -> dict[str, str]:
+    attr = {
+        "status": memory.status.value,
+        "progress": str(memory.progress),
+        "memory_uuid": memory.uuid,
+        "memory_bytes": str(memory.size_bytes),
+        "capture_mode": memory.mode.value,
+        "checksum": memory.checksum,
+    }
+    return {**attr, "reason": memory.reason} if memory.reason else attr

@@ -1,0 +1,79 @@
+"""The HTTP application: the calls, and the promise that every answer is an envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from stillframe.domain.errors import ErrorCase, Refused, StillframeError
+from stillframe.http import compute, own, snapshots
+from stillframe.http.door import Door
+from stillframe.http.envelope import described_call
+from stillframe.http.parsing import refusal_of
+from stillframe.http.transport import Transport, respond_to
+from stillframe.operations.use_cases import UseCases
+from stillframe.settings import Settings
+
+DESCRIPTION = """Snapshots of virtual machines on libvirt/QEMU.
+
+Every answer is the envelope `Output`; read `scode`, not the HTTP status: 0 is success, anything else an error of the
+catalogue, worded in English (`message`) and Chinese (`message_cn`), with the details in `desc`.
+Every response carries `X-Request-Id`, under which the service's log has its story."""
+
+
+def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
+    """The application, ready for an ASGI server.
+
+    Unknown paths, wrong methods, unreadable bodies and crashes end in an envelope too; the only answers of another
+    form are ``/openapi.json`` and the screenshots.
+    """
+    app = FastAPI(
+        title="Stillframe",
+        version=version("stillframe"),
+        summary="Snapshots of virtual machines: disks, configuration and running memory.",
+        description=DESCRIPTION,
+        openapi_url="/openapi.json",
+        # both pages load their scripts from third parties
+        docs_url=None,
+        redoc_url=None,
+        # a redirect would be an answer without an envelope
+        redirect_slashes=False,
+    )
+    app.state.door = Door(use_cases, settings)
+    for calls in (snapshots, compute, own):
+        app.include_router(calls.router)
+    for kind, handle in _HANDLERS.items():
+        app.add_exception_handler(kind, handle)
+    app.add_middleware(Transport, settings=settings)
+    return app
+
+
+async def _refused(request: Request, error: StillframeError) -> Response:
+    return respond_to(request, error)
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    return respond_to(request, refusal_of(error.errors()))
+
+
+async def _unroutable(request: Request, error: HTTPException) -> Response:
+    if error.status_code in (404, 405):
+        call = described_call(request.method, request.url.path)
+        refusal = Refused(ErrorCase.CALL_UNKNOWN, f"{call} is not a call of this service")
+    else:
+        refusal = Refused(ErrorCase.PARAMETER_MALFORMED, str(error.detail))
+    response = respond_to(request, refusal)
+    response.headers.update(error.headers or {})  # Allow, for a wrong method
+    return response
+
+
+_HANDLERS: dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]] = {
+    StillframeError: _refused,
+    RequestValidationError: _invalid,
+    HTTPException: _unroutable,
+}

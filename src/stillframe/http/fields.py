@@ -1,0 +1,95 @@
+"""The kinds of values that requests are made of: each says what it accepts, and brings it into one form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+# integers beyond this are not exact in every JSON reader, and no page is there
+INTEGER_MAX = 1 << 53
+LABEL_MAX_CHARS = 256
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def is_uuid(raw: str) -> bool:
+    return _UUID.fullmatch(raw) is not None
+
+
+def canonical_uuid(raw: str) -> str:
+    """A uuid in lower case.
+
+    Raises:
+        ValueError: with what was expected.
+    """
+    if not is_uuid(raw):
+        raise ValueError("a uuid of the form 8-4-4-4-12 hexadecimal digits")
+    return raw.lower()
+
+
+def _uuid_or_empty(raw: str) -> str:
+    return canonical_uuid(raw) if raw else raw
+
+
+def _lower_uuid(raw: str) -> str:
+    return raw.lower() if is_uuid(raw) else raw
+
+
+def _text(raw: str) -> str:
+    # NUL is the one character that some databases cannot compare with
+    if "\0" in raw:
+        raise ValueError("text without NUL characters")
+    return raw
+
+
+def _nfc(raw: str) -> str:
+    return unicodedata.normalize("NFC", raw)
+
+
+def _label(raw: str) -> str:
+    if len(raw) > LABEL_MAX_CHARS:
+        raise ValueError(f"at most {LABEL_MAX_CHARS} characters")
+    # control characters, surrogates and non-characters, which XML cannot hold
+    if any(unicodedata.category(char) in ("Cc", "Cs") or char in "\ufffe\uffff" for char in raw):
+        raise ValueError("text without control characters")
+    return raw
+
+
+def _query_integer(raw: object) -> object:
+    if isinstance(raw, str):
+        if not _INTEGER.fullmatch(raw):
+            raise ValueError(f"an integer of at most {INTEGER_MAX}")
+        return int(raw)
+    return raw
+
+
+def _query_bool(raw: object) -> object:
+    if isinstance(raw, str):
+        if raw.lower() not in _BOOLEANS:
+            raise ValueError("true or false")
+        return _BOOLEANS[raw.lower()]
+    return raw
+
+
+Text = Annotated[str, AfterValidator(_text)]
+# NFC: how names are stored, so that a name typed on another system finds them
+NameText = Annotated[Text, AfterValidator(_nfc)]
+ExistingName = Annotated[str, Field(min_length=1), AfterValidator(_text), AfterValidator(_nfc)]
+Uuid = Annotated[str, Field(min_length=1, json_schema_extra={"format": "uuid"}), AfterValidator(canonical_uuid)]
+UuidOrEmpty = Annotated[str, AfterValidator(_uuid_or_empty)]
+# an id given by others: mostly a uuid, which compares in lower case
+OpaqueId = Annotated[Text, AfterValidator(_lower_uuid)]
+Label = Annotated[str, AfterValidator(_label), AfterValidator(_lower_uuid)]
+GivenLabel = Annotated[str, Field(min_length=1), AfterValidator(_label), AfterValidator(_lower_uuid)]
+QueryInteger = Annotated[int, Field(ge=-INTEGER_MAX, le=INTEGER_MAX), BeforeValidator(_query_integer)]
+PageNumber = Annotated[int, Field(ge=0, le=INTEGER_MAX), BeforeValidator(_query_integer)]
+# a query has no null: the document must not offer it where the code says "absent"
+MaybePageNumber = Annotated[
+    PageNumber | None, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": INTEGER_MAX})
+]
+QueryBool = Annotated[bool, BeforeValidator(_query_bool), WithJsonSchema({"enum": ["true", "false", "1", "0"]})]

@@ -1,0 +1,148 @@
+"""Reading requests strictly: JSON that is JSON, parameters named once, and errors that say which field wants what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NoReturn
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from stillframe.domain.errors import ErrorCase, Refused
+
+ERRORS_MAX_NAMED = 5
+
+_EXPECTED = {
+    "string_type": "a string",
+    "string_unicode": "a string of Unicode text",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "list_type": "a list",
+    "model_type": "a JSON object",
+    "model_attributes_type": "a JSON object",
+    "dict_type": "a JSON object",
+}
+
+
+class StrictRoute(APIRoute):
+    """A route whose body is parsed by ``parse_json`` instead of the framework's more lenient way.
+
+    The media type must be JSON: besides being what is documented, it is what keeps a foreign web page from posting
+    a form to a service on the user's own loopback.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def handle_parsed(request: Request) -> Response:
+            raw = await request.body()
+            if not raw:
+                raise Refused(ErrorCase.PARAMETER_MISSING, "body: expected a JSON object")
+            media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if media_type != "application/json":
+                raise Refused(
+                    ErrorCase.PARAMETER_MALFORMED, f"Content-Type: expected application/json, not {media_type[:80]!r}"
+                )
+            return await handle(_ParsedRequest(request, raw, parse_json(raw)))
+
+        return handle_parsed
+
+
+class _ParsedRequest(Request):
+    """A request whose body has been read and parsed already."""
+
+    def __init__(self, request: Request, raw: bytes, parsed: object) -> None:
+        super().__init__(request.scope, request.receive)
+        self._raw = raw
+        self._parsed = parsed
+
+    async def body(self) -> bytes:
+        return self._raw
+
+    async def json(self) -> Any:
+        return self._parsed
+
+
+def parse_json(raw: bytes) -> object:
+    """The value of a UTF-8 JSON text (RFC 8259); of repeated keys the last wins.
+
+    Raises:
+        Refused: PARAMETER_MALFORMED for anything else: NaN and infinities, lone surrogates, other encodings, nesting
+            or numbers beyond what the interpreter reads.
+    """
+    try:
+        value: object = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        if b"\\u" in raw:  # only an escape can smuggle a surrogate past the decoding
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        why = "nested too deeply"
+    except UnicodeDecodeError as error:
+        why = f"not UTF-8 at byte {error.start}"
+    except UnicodeEncodeError:
+        why = "a lone surrogate, which is no character"
+    except json.JSONDecodeError as error:
+        why = f"{error.msg} at line {error.lineno}, column {error.colno}"
+    except ValueError as error:
+        why = str(error)
+    else:
+        return value
+    raise Refused(ErrorCase.PARAMETER_MALFORMED, f"body: expected JSON: {why}")
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+async def refuse_repeated(request: Request) -> None:
+    """Each query parameter is given once; which of two values was meant is not for us to guess.
+
+    Raises:
+        Refused: PARAMETER_MALFORMED, naming it.
+    """
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name in seen:
+            raise Refused(ErrorCase.PARAMETER_MALFORMED, f"{name[:80]}: expected once, but it is given repeatedly")
+        seen.add(name)
+
+
+def refusal_of(errors: Sequence[Mapping[str, Any]]) -> Refused:
+    """One refusal for pydantic's findings: missing wins over malformed, each field is named with what was expected."""
+    case = ErrorCase.PARAMETER_MISSING if any(map(_is_missing, errors)) else ErrorCase.PARAMETER_MALFORMED
+    named = [f"{_field(error['loc'])}: expected {_expected(error)}" for error in errors[:ERRORS_MAX_NAMED]]
+    if len(errors) > ERRORS_MAX_NAMED:
+        named.append(f"and {len(errors) - ERRORS_MAX_NAMED} more")
+    return Refused(case, "; ".join(named))
+
+
+def _is_missing(error: Mapping[str, Any]) -> bool:
+    """Absent, null or empty where something is required."""
+    return (
+        error["type"] in ("missing", "string_too_short", "too_short")
+        # the fields that may be null accept it, so a null among the errors is a required field's, or a list's entry
+        or (error.get("input", "") is None and isinstance(error["loc"][-1], str))
+    )
+
+
+def _field(loc: Sequence[str | int]) -> str:
+    """("body", "disk_snapshot_list", 0, "DiskDrive") as disk_snapshot_list[0].DiskDrive."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc[1:])
+    return path.removeprefix(".") or str(loc[0])
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    kind, ctx = error["type"], error.get("ctx") or {}
+    if _is_missing(error):
+        return "a value, but it is missing or empty"
+    if kind == "value_error":
+        return str(ctx["error"])  # our own validators word what they expect
+    if kind == "greater_than_equal":
+        return f"at least {ctx['ge']}"
+    if kind == "less_than_equal":
+        return f"at most {ctx['le']}"
+    if kind == "string_pattern_mismatch":
+        return f"text that matches {ctx['pattern']}"
+    return _EXPECTED.get(kind, str(error["msg"]))

@@ -1,0 +1,176 @@
+"""What surrounds every call, whatever it is: an id, a bounded body, HEAD, and an envelope even for a crash."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import anyio
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stillframe.domain.errors import ErrorCase, Refused, StillframeError
+from stillframe.http.envelope import EnvelopeResponse, crash_of, described_call, failure_of, log_outcome
+from stillframe.settings import Settings
+
+log = logging.getLogger("stillframe.http")
+
+REQUEST_ID = "stillframe.request_id"  # where the id lies in the ASGI scope
+DRAIN_MAX_BYTES = 64 << 20
+DRAIN_MAX_S = 30.0
+
+
+class _ClientGoneError(Exception):
+    """The connection ended before the request was complete: there is nobody to answer."""
+
+
+def respond(settings: Settings, scope: Scope, error: StillframeError, status_code: int = 0) -> EnvelopeResponse:
+    """The answer to an error outcome, logged under the request's id.
+
+    ``status_code`` 0: what the settings say, 200 or the case's own.
+    """
+    log_outcome(scope[REQUEST_ID], described_call(scope["method"], scope["path"]), error)
+    status = status_code or _status(settings, error.case)
+    return EnvelopeResponse(failure_of(error), status_code=status)
+
+
+def respond_to(request: Request, error: StillframeError, status_code: int = 0) -> EnvelopeResponse:
+    """``respond`` for a handler that has the framework's request."""
+    return respond(request.app.state.door.settings, request.scope, error, status_code)
+
+
+def _status(settings: Settings, case: ErrorCase) -> int:
+    return 200 if settings.http_errors == "ok" else case.value.http_status
+
+
+class Transport:
+    """ASGI middleware around the whole application.
+
+    Promises: every response carries ``X-Request-Id``; the body is read up to ``max_body_bytes`` before the
+    application sees the request; HEAD answers as GET without the body; an exception becomes an envelope.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = {**scope, REQUEST_ID: uuid4().hex}
+        outlet = _Outlet(send, scope)
+        if scope["method"] == "HEAD":
+            scope["method"] = "GET"
+        try:
+            await self._serve(scope, receive, outlet)
+        except _ClientGoneError:
+            log.info("request %s: the client left before the request was complete", scope[REQUEST_ID])
+        except Exception as error:
+            call = described_call(scope["method"], scope["path"])
+            crash = crash_of(scope[REQUEST_ID], call, error)
+            if outlet.started:
+                raise  # half an answer cannot be taken back; the server cuts the connection
+            response = EnvelopeResponse(crash, status_code=_status(self._settings, ErrorCase.INTERNAL))
+            await response(scope, receive, outlet)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        incoming = _Incoming(scope, receive)
+        try:
+            body = await incoming.read(self._settings.max_body_bytes)
+        except Refused as refusal:
+            # the rest of the body is thrown away, so that a client that is still sending gets to read the answer
+            await incoming.drain()
+            response = respond(self._settings, scope, refusal)
+            if not incoming.complete:
+                response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
+        await self._app(scope, _Replay(body, receive), send)
+
+
+class _Outlet:
+    """``send`` with the id in the headers, and without the body when the client asked by HEAD."""
+
+    def __init__(self, send: Send, scope: Scope) -> None:
+        self._send = send
+        self._request_id: str = scope[REQUEST_ID]
+        self._is_head = scope["method"] == "HEAD"
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+        elif message["type"] == "http.response.body" and self._is_head:
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+class _Replay:
+    """``receive`` that gives the body once more, then what else the connection says."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+class _Incoming:
+    """A request's body, announced or chunked. ``complete``: its end has been seen."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "")
+        self._announced_bytes = int(announced) if announced.isascii() and announced.isdigit() else 0
+        self._waits_for_continue = "expect" in headers
+        self.complete = False
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            Refused: BODY_TOO_LARGE, as soon as that is known; the rest is unread.
+        """
+        if self._announced_bytes > limit_bytes:
+            raise Refused(
+                ErrorCase.BODY_TOO_LARGE, f"{self._announced_bytes} bytes; at most {limit_bytes} are accepted"
+            )
+        body = bytearray()
+        async for part in self._parts():
+            body += part
+            if len(body) > limit_bytes:
+                raise Refused(ErrorCase.BODY_TOO_LARGE, f"more than the {limit_bytes} bytes that are accepted")
+        return bytes(body)
+
+    async def drain(self) -> None:
+        """Read and forget the rest, within reason.
+
+        A client that waits for "100 Continue" has sent nothing yet: asking for more would invite the body.
+        """
+        if self._waits_for_continue or self._announced_bytes > DRAIN_MAX_BYTES:
+            return
+        seen = 0
+        with anyio.move_on_after(DRAIN_MAX_S):
+            async for part in self._parts():
+                seen += len(part)
+                if seen > DRAIN_MAX_BYTES:
+                    return
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        while not self.complete:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientGoneError
+            self.complete = not message.get("more_body", False)
+            yield message.get("body", b"")

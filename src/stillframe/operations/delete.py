@@ -1,0 +1,165 @@
+"""Delete: the row goes first, then what nobody refers to any more; never a byte that somebody can still read.
+
+Point of no return: the transaction that unpublishes the snapshot; it is the first step. After it the rest is carried
+forward: memory and screenshot go, loose layers are dropped, or merged into their only child while the VM runs on.
+
+A merge commits the child (``top``) down into the loose layer (``base``). Reads through ``top`` give the same at every
+instant, because top's own data hides base's. In this order: data committed and durable -> every other child of top
+backs on base -> one transaction gives top's references to base -> top's file goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from stillframe.domain import rules
+from stillframe.domain.layers import Act, Drop, Layer, Merge, plan_collection
+from stillframe.domain.snapshot import Snapshot
+from stillframe.domain.vm import Vm
+from stillframe.operations.runner import Operation, Scratch, Step
+from stillframe.operations.world import World
+from stillframe.ports.hypervisor import MergeProgress
+from stillframe.ports.metadata import Slot, Transaction
+
+KIND = "delete"
+
+
+@dataclass(frozen=True)
+class DropPlan:
+    layer: Layer
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """``target``: the disk that the volume is, for a live merge."""
+
+    top: Layer
+    base: Layer
+    children: tuple[Layer, ...]
+    target: str
+
+
+@dataclass(frozen=True)
+class DeletePlan:
+    snapshot_uuid: str
+    vm_uuid: str
+    memory_uuid: str | None
+    drops: tuple[DropPlan, ...]
+    merges: tuple[MergePlan, ...]
+
+
+def plan_delete(world: World, vm: Vm, snapshot: Snapshot) -> DeletePlan:
+    """The rules checked and the layers' fate decided; no side effect.
+
+    Raises:
+        Refused: SNAPSHOT_HAS_CHILDREN, SNAPSHOT_NOT_READY, POWER_STATE_WRONG.
+    """
+    with world.metadata.read() as tx:
+        snapshots = tx.snapshots.of_vm(vm.uuid)
+        volumes = {volume.uuid: volume for volume in tx.layers.volumes(vm.uuid)}
+        layers = tx.layers.layers(vm.uuid)
+    rules.check_nothing_saving(vm, snapshots)
+    rules.check_deletable(snapshot, [s.name for s in snapshots if s.parent_uuid == snapshot.uuid])
+    if not vm.state.has_process:
+        rules.check_no_managed_save(vm)
+    others = {d.layer_uuid for s in snapshots if s.uuid != snapshot.uuid for d in s.disks}
+    acts = plan_collection(layers, others | {volume.head_layer_uuid for volume in volumes.values()})
+    return DeletePlan(
+        snapshot_uuid=snapshot.uuid,
+        vm_uuid=vm.uuid,
+        memory_uuid=snapshot.memory.uuid if snapshot.memory else None,
+        drops=tuple(DropPlan(act.layer) for act in acts if isinstance(act, Drop)),
+        merges=_merges(acts, {uuid: volume.target for uuid, volume in volumes.items()}),
+    )
+
+
+def _merges(acts: Collection[Act], target_of: dict[str, str]) -> tuple[MergePlan, ...]:
+    return tuple(
+        MergePlan(act.top, act.base, act.children, target_of[act.top.volume_uuid])
+        for act in acts
+        if isinstance(act, Merge)
+    )
+
+
+def _unpublish(tx: Transaction, plan: DeletePlan, _scratch: Scratch) -> None:
+    tx.snapshots.remove(plan.snapshot_uuid)
+
+
+def _drop_artefacts(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
+    if plan.memory_uuid is not None:
+        world.memory_store.ensure_dropped(plan.memory_uuid)
+    world.memory_store.drop_screenshot(plan.snapshot_uuid)
+
+
+def _drop_step(number: int, drop: DropPlan) -> Step[DeletePlan]:
+    def do(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
+        if not drop.layer.foreign:
+            world.volumes.ensure_dropped(drop.layer.path)
+
+    def record(tx: Transaction, _plan: DeletePlan, _scratch: Scratch) -> None:
+        tx.layers.remove_layer(drop.layer.uuid)
+
+    return Step(f"drop layer {number}", do, record=record)
+
+
+def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
+    def commit(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
+        commit_layer(world, plan.vm_uuid, merge)
+
+    def repoint(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
+        for child in merge.children:
+            info = world.volumes.probe_image(child.path, child.format)
+            # a child in the running chain was repointed by QEMU, which holds it open
+            if info is not None and info.backing_path != merge.base.path:
+                world.volumes.ensure_backing(child.path, merge.base.path, merge.base.format)
+
+    def record(tx: Transaction, _plan: DeletePlan, _scratch: Scratch) -> None:
+        tx.layers.record_merge(merge.top.uuid, merge.base.uuid)
+
+    def drop(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
+        if not merge.top.foreign:
+            world.volumes.ensure_dropped(merge.top.path)
+
+    return (
+        Step(f"merge {number}: commit", commit),
+        Step(f"merge {number}: repoint", repoint),
+        Step(f"merge {number}: record", record=record),
+        Step(f"merge {number}: drop", drop),
+    )
+
+
+def commit_layer(world: World, vm_uuid: str, merge: MergePlan) -> None:
+    """``merge.base`` holds all of ``merge.top``, and the VM's disk is off ``top`` if it was on it."""
+    vm = world.inventory.get_vm(vm_uuid)
+    disk = next((d for d in vm.disks if d.target == merge.target), None)
+    if disk is not None and disk.path == merge.base.path:
+        # only a finished merge puts the VM on a layer that nobody referred to; its data may be newer by now
+        return
+    running_chain = world.inventory.active_chain(vm_uuid, merge.target) if vm.state.has_process else ()
+    if merge.top.path in running_chain:
+        world.fixer.commit_live(vm_uuid, merge.target, merge.top.path, merge.base.path, _ignore)
+    elif merge.base.path not in running_chain:  # else QEMU had merged it before we were interrupted
+        world.volumes.ensure_committed(merge.top.path, merge.base.path)
+        if disk is not None and disk.path == merge.top.path:
+            world.fixer.switch_definition(vm_uuid, {merge.target: (merge.base.path, merge.base.format)})
+    world.volumes.ensure_durable(merge.base.path)
+
+
+def _ignore(_progress: MergeProgress) -> None:
+    """Progress of merges gets a face with tasks."""
+
+
+def steps(plan: DeletePlan) -> tuple[Step[DeletePlan], ...]:
+    found: list[Step[DeletePlan]] = [
+        Step("unpublish", record=_unpublish, commits=True),
+        Step("drop memory and screenshot", _drop_artefacts),
+    ]
+    for number, drop in enumerate(plan.drops):
+        found.append(_drop_step(number, drop))
+    for number, merge in enumerate(plan.merges):
+        found.extend(_merge_steps(number, merge))
+    return tuple(found)
+
+
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, DeletePlan, steps)

@@ -1,0 +1,97 @@
+"""Which volume and layer each disk of a VM is on: known, new, or moved by somebody else."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.layers import Layer, Volume, chain
+from stillframe.domain.vm import Disk, Vm
+from stillframe.operations.world import World
+
+# names of adopted volumes are derived, so that an unsnapshotted disk already has the uuid that it will keep
+_VOLUME_NAMES = uuid.UUID("5d3bd4c0-55c7-4f0e-9a53-2f0f7c2c6d11")
+_OUR_DIRECTORY = re.compile(r"stillframe-[0-9a-f]{8}-[0-9a-f-]{27}")
+_FOREIGN_CHAIN_MAX = 200
+
+
+@dataclass(frozen=True)
+class PlacedDisk:
+    """A disk, its volume and the layer that it writes to. ``known`` is false for one not seen by a snapshot yet."""
+
+    disk: Disk
+    volume: Volume
+    layer: Layer
+    known: bool
+
+
+def volume_uuid_for(vm_uuid: str, path: str) -> str:
+    return str(uuid.uuid5(_VOLUME_NAMES, f"{vm_uuid}:{path}"))
+
+
+def layer_path(volume: Volume, layer_uuid: str) -> str:
+    return str(PurePosixPath(volume.directory) / f"{layer_uuid}.qcow2")
+
+
+def place_disks(
+    vm: Vm, cluster_uuid: str, volumes: Collection[Volume], layers: Collection[Layer]
+) -> tuple[PlacedDisk, ...]:
+    """Every snapshot disk of the VM with its volume; new volumes are made up here, not stored.
+
+    Raises:
+        Refused: DISK_DRIFTED when a disk is on one of our layers that is not its volume's head, or on a file in our
+            directories that no row knows.
+    """
+    volume_of = {volume.uuid: volume for volume in volumes}
+    layer_at = {layer.path: layer for layer in layers}
+    placed: list[PlacedDisk] = []
+    for disk in vm.snapshot_disks:
+        layer = layer_at.get(disk.path)
+        if layer is None:
+            placed.append(_adopt(vm, disk, cluster_uuid))
+            continue
+        volume = volume_of[layer.volume_uuid]
+        if volume.head_layer_uuid != layer.uuid:
+            raise Refused(
+                ErrorCase.DISK_DRIFTED, f"disk {disk.target} of {vm.described} is on {disk.path}, a frozen layer"
+            )
+        placed.append(PlacedDisk(disk, volume, layer, known=True))
+    return tuple(placed)
+
+
+def _adopt(vm: Vm, disk: Disk, cluster_uuid: str) -> PlacedDisk:
+    path = PurePosixPath(disk.path)
+    if _OUR_DIRECTORY.fullmatch(path.parent.name):
+        raise Refused(
+            ErrorCase.DISK_DRIFTED, f"disk {disk.target} of {vm.described} is on {disk.path}, which no record knows"
+        )
+    volume_uuid = volume_uuid_for(vm.uuid, disk.path)
+    layer = Layer(
+        uuid=str(uuid.uuid5(_VOLUME_NAMES, f"{vm.uuid}:{disk.path}:base")),
+        volume_uuid=volume_uuid,
+        parent_uuid=None,
+        path=disk.path,
+        format=disk.format,
+        foreign=True,
+    )
+    directory = str(path.parent / f"stillframe-{cluster_uuid}")
+    return PlacedDisk(disk, Volume(volume_uuid, vm.uuid, disk.target, layer.uuid, directory), layer, known=False)
+
+
+def depth_of(world: World, layers: Collection[Layer], placed: PlacedDisk) -> int:
+    """How many files a read may go through, the user's own chain below ours included."""
+    ours = chain(layers, placed.layer.uuid) if placed.known else (placed.layer,)
+    bottom, depth = ours[-1], len(ours)
+    path, image_format = bottom.path, bottom.format
+    while depth < _FOREIGN_CHAIN_MAX:
+        info = world.volumes.probe_image(path, image_format)
+        if info is None:
+            raise Refused(ErrorCase.DISK_DRIFTED, f"{path}, which disk {placed.disk.target} needs, does not exist")
+        if not info.backing_path:
+            return depth
+        path, image_format, depth = info.backing_path, info.backing_format or "raw", depth + 1
+    return depth

@@ -1,0 +1,77 @@
+"""What comes in at the door and what goes out, as frozen records; parsed once, passed down as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillframe.domain.compute import ComputeInfo
+from stillframe.domain.snapshot import Snapshot
+from stillframe.ports.guests import GuestSpec
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The one cluster of this service."""
+
+    uuid: str
+    name: str
+
+
+@dataclass(frozen=True)
+class VmRef:
+    """Which VM a request means. ``cluster_uuid`` and ``tenant`` may be empty: then they are not checked."""
+
+    cluster_uuid: str
+    tenant: str
+    compute_uuid: str
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, for the operation log. ``mark``: GCD | GDT | "" (the request's ``vm_type``)."""
+
+    who: str
+    address: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class SnapshotPage:
+    snapshots: tuple[Snapshot, ...]
+    total_count: int
+
+
+@dataclass(frozen=True)
+class DiskRef:
+    """The seed's DiskSnapshotInfo."""
+
+    VolumeUuid: str  # the wire's own spelling
+    SnapshotUuid: str  # the wire's own spelling
+    DiskDrive: str  # the wire's own spelling
+
+
+@dataclass(frozen=True)
+class VmQuery:
+    """Filters of the VM list; empty means all. ``page_size`` <= 0: everything.
+
+    ``fuzzy``: name and uuid match as substrings; else exactly.
+    """
+
+    cluster_uuid: str = ""
+    tenant: str = ""
+    name: str = ""
+    uuid: str = ""
+    state: str = ""
+    action: str = ""
+    fuzzy: bool = True
+    page_number: int = 0
+    page_size: int = 0
+
+
+@dataclass(frozen=True)
+class VmPage:
+    rows: tuple[ComputeInfo, ...]
+    total_count: int
+
+
+__all__ = ["Caller", "Cluster", "DiskRef", "GuestSpec", "SnapshotPage", "VmPage", "VmQuery", "VmRef"]

@@ -1,0 +1,228 @@
+"""Rollback: the VM's disks and configuration, and if asked its memory, become those of a snapshot.
+
+Order: everything that can be checked is checked and the new overlays are made while the VM goes on -> the point of no
+return is noted -> power off, define, restore memory -> one transaction moves the heads -> the old heads' files go.
+O(1) in data: each disk gets a new empty overlay on the snapshot's layer; no snapshot, newer or older, is touched.
+
+Point of no return: the journal's mark before the power is cut; the running state is lost from there. Before it the VM
+is as it was. After it the rollback is carried forward; should QEMU not accept the memory, the VM is left rolled back
+and shut off, and the error says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillframe.domain import rules
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
+from stillframe.domain.layers import Layer, Volume
+from stillframe.domain.snapshot import DiskSnapshot, Snapshot
+from stillframe.domain.vm import Vm
+from stillframe.operations.checksum import text_checksum
+from stillframe.operations.disks import layer_path
+from stillframe.operations.runner import Operation, Scratch, Step
+from stillframe.operations.world import World
+from stillframe.ports.hypervisor import SavedConfiguration
+from stillframe.ports.metadata import Slot, Transaction
+
+KIND = "rollback"
+
+
+@dataclass(frozen=True)
+class DiskReturn:
+    """One disk: a fresh ``overlay`` on ``layer`` becomes the head instead of ``old_head``.
+
+    ``drops_old_head``: nobody else refers to the old head, so it goes.
+    """
+
+    volume: Volume
+    layer: Layer
+    overlay: Layer
+    old_head: Layer
+    drops_old_head: bool
+
+
+@dataclass(frozen=True)
+class RollbackPlan:
+    snapshot_uuid: str
+    vm_uuid: str
+    memory_uuid: str | None
+    memory_checksum: str
+    disks: tuple[DiskReturn, ...]
+
+
+def plan_rollback(world: World, vm: Vm, snapshot: Snapshot, *, domain_memory: bool) -> RollbackPlan:
+    """Every rule checked, every uuid drawn; no side effect.
+
+    Raises:
+        Refused: the rule that says no.
+    """
+    rules.check_persistent(vm)
+    with world.metadata.read() as tx:
+        snapshots = tx.snapshots.of_vm(vm.uuid)
+    if domain_memory:
+        rules.check_memory_available(snapshot)
+    rules.check_nothing_saving(vm, snapshots)
+    memory = snapshot.memory if domain_memory else None
+    return RollbackPlan(
+        snapshot_uuid=snapshot.uuid,
+        vm_uuid=vm.uuid,
+        memory_uuid=memory.uuid if memory else None,
+        memory_checksum=memory.checksum if memory else "",
+        disks=tuple(plan_disk(world, vm.uuid, disk) for disk in snapshot.disks),
+    )
+
+
+def plan_disk(world: World, vm_uuid: str, disk: DiskSnapshot) -> DiskReturn:
+    """How one volume comes back to a snapshot's layer."""
+    with world.metadata.read() as tx:
+        volumes = {volume.uuid: volume for volume in tx.layers.volumes(vm_uuid)}
+        layers = {layer.uuid: layer for layer in tx.layers.layers(vm_uuid)}
+        snapshots = tx.snapshots.of_vm(vm_uuid)
+    volume = volumes[disk.volume_uuid]
+    old_head = layers[volume.head_layer_uuid]
+    frozen = {d.layer_uuid for snapshot in snapshots for d in snapshot.disks}
+    has_children = any(layer.parent_uuid == old_head.uuid for layer in layers.values())
+    overlay_uuid = world.new_uuid()
+    return DiskReturn(
+        volume=volume,
+        layer=layers[disk.layer_uuid],
+        overlay=Layer(
+            uuid=overlay_uuid,
+            volume_uuid=volume.uuid,
+            parent_uuid=disk.layer_uuid,
+            path=layer_path(volume, overlay_uuid),
+            format="qcow2",
+            foreign=False,
+        ),
+        old_head=old_head,
+        drops_old_head=not old_head.foreign and not has_children and old_head.uuid not in frozen,
+    )
+
+
+def _snapshot(world: World, plan: RollbackPlan) -> Snapshot:
+    with world.metadata.read() as tx:
+        snapshot = tx.snapshots.by_uuid(plan.snapshot_uuid)
+    if snapshot is None:
+        raise Failed(ErrorCase.SNAPSHOT_UNKNOWN, f"snapshot {plan.snapshot_uuid} is gone although the VM is ours")
+    return snapshot
+
+
+def _configuration(world: World, plan: RollbackPlan) -> SavedConfiguration:
+    return SavedConfiguration(
+        vm_uuid=plan.vm_uuid,
+        definition_xml=_snapshot(world, plan).definition_xml,
+        disk_paths={d.volume.target: (d.overlay.path, "qcow2") for d in plan.disks},
+    )
+
+
+def _verify(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+    """Nothing is trusted that is not checked, and all of it before anything is thrown away."""
+    snapshot = _snapshot(world, plan)
+    if text_checksum(snapshot.definition_xml) != snapshot.definition_checksum:
+        raise Failed(ErrorCase.CONFIGURATION_DAMAGED, snapshot.described)
+    for disk in plan.disks:
+        if world.volumes.probe_image(disk.layer.path, disk.layer.format) is None:
+            raise Failed(ErrorCase.STORAGE_FAILED, f"{disk.layer.path} of {snapshot.described} does not exist")
+    if plan.memory_uuid is not None:
+        world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
+
+
+def make_overlay(world: World, disk: DiskReturn) -> None:
+    world.volumes.ensure_overlay(disk.overlay.path, disk.layer.path, disk.layer.format)
+
+
+def _make_overlays(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+    for disk in plan.disks:
+        make_overlay(world, disk)
+
+
+def _drop_overlays(world: World, plan: RollbackPlan) -> None:
+    for disk in plan.disks:
+        world.volumes.ensure_dropped(disk.overlay.path)
+
+
+def _power_off(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+    world.power.ensure_off(plan.vm_uuid)
+
+
+def _define(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+    world.keeper.define(_configuration(world, plan))
+
+
+def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
+    """The guest runs from the snapshot's memory, or the VM is off and ``scratch["refusal"]`` says why.
+
+    A guest that runs already on the new overlays was restored by an interrupted run. One that is there but does not
+    run never ran: it is started anew.
+    """
+    if plan.memory_uuid is None:
+        return
+    vm = world.inventory.get_vm(plan.vm_uuid)
+    if vm.state.is_running:
+        return
+    if vm.state.has_process:
+        world.power.ensure_off(plan.vm_uuid)
+    path = world.memory_store.capture_path(plan.memory_uuid)
+    try:
+        world.keeper.restore(path, _configuration(world, plan))
+    except StillframeError as error:
+        # past the point of no return the disks go forward without the memory; the caller gets this error at the end
+        world.power.ensure_off(plan.vm_uuid)
+        scratch["refusal"] = Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc)
+
+
+def record_disk(tx: Transaction, disk: DiskReturn) -> None:
+    tx.layers.insert_layer(disk.overlay)
+    tx.layers.set_head(disk.volume.uuid, disk.overlay.uuid)
+
+
+def _record_heads(tx: Transaction, plan: RollbackPlan, _scratch: Scratch) -> None:
+    for disk in plan.disks:
+        record_disk(tx, disk)
+    snapshot = tx.snapshots.by_uuid(plan.snapshot_uuid)
+    if snapshot is not None:
+        tx.snapshots.set_head(plan.vm_uuid, snapshot.uuid)
+
+
+def drop_old_head(world: World, disk: DiskReturn) -> None:
+    if disk.drops_old_head:
+        world.volumes.ensure_dropped(disk.old_head.path)
+
+
+def forget_old_head(tx: Transaction, disk: DiskReturn) -> None:
+    if disk.drops_old_head:
+        tx.layers.remove_layer(disk.old_head.uuid)
+
+
+def _drop_old_heads(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+    for disk in plan.disks:
+        drop_old_head(world, disk)
+
+
+def _forget_old_heads(tx: Transaction, plan: RollbackPlan, _scratch: Scratch) -> None:
+    for disk in plan.disks:
+        forget_old_head(tx, disk)
+
+
+def steps(_plan: RollbackPlan) -> tuple[Step[RollbackPlan], ...]:
+    return (
+        Step("verify", _verify),
+        Step("make overlays", _make_overlays, _drop_overlays),
+        Step("commit", commits=True),
+        Step("power off", _power_off),
+        Step("define", _define),
+        Step("restore memory", _restore),
+        Step("move the heads", record=_record_heads),
+        Step("drop the old heads", _drop_old_heads, record=_forget_old_heads),
+    )
+
+
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, RollbackPlan, steps)
+
+
+def check_known(snapshot: Snapshot | None, vm: Vm, name: str) -> Snapshot:
+    """The snapshot, or the refusal that there is none of that name."""
+    if snapshot is None:
+        raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, f'"{name}" on {vm.described}')
+    return snapshot

@@ -1,0 +1,107 @@
+"""Saving memory behind a published snapshot: QEMU writes, we wait, repair, verify and publish.
+
+It occupies the VM's memory slot, so that other operations know. QEMU goes on writing when the service dies: at the next
+start the operation is taken up where it was.
+
+Point of no return: the transaction that says ``available``. When saving fails before it the snapshot stays as a
+disk-only one: ``status: failed``, with the reason; the half-written file goes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.snapshot import MemoryState, MemoryStatus
+from stillframe.operations.runner import Operation, Scratch, Step
+from stillframe.operations.world import World
+from stillframe.ports.metadata import Slot, Transaction
+
+KIND = "save_memory"
+_POLL_S = 0.05
+_PROGRESS_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class SaveMemoryPlan:
+    """``memory`` as it was published, in state saving."""
+
+    vm_uuid: str
+    snapshot_uuid: str
+    memory: MemoryState
+    memory_path: str
+    runtime_xml: str = field(repr=False)
+
+
+def _await_capture(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
+    noted_at = 0.0
+    while True:
+        now = world.keeper.probe_capture(plan.vm_uuid)
+        if now.state == "completed":
+            return
+        if now.state != "active":
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory of VM {plan.vm_uuid} was not saved: {now.reason}")
+        if time.monotonic() - noted_at > _PROGRESS_EVERY_S:
+            noted_at = time.monotonic()
+            percent = 99 * now.bytes_done // max(1, now.bytes_total)
+            _note(world, plan, replace(plan.memory, progress=percent))
+        time.sleep(_POLL_S)
+
+
+def _note(world: World, plan: SaveMemoryPlan, memory: MemoryState) -> None:
+    with world.metadata.write() as tx:
+        tx.snapshots.set_memory(plan.snapshot_uuid, memory)
+
+
+def _release(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
+    world.keeper.release_capture(plan.vm_uuid, plan.memory_path)
+
+
+def _finish_image(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
+    _note(world, plan, replace(plan.memory, status=MemoryStatus.UPLOADING, progress=99))
+    world.keeper.finish_image(plan.memory_path, plan.runtime_xml)
+
+
+def _seal(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None:
+    scratch["sealed"] = world.memory_store.seal(plan.memory.uuid)
+
+
+def _resealed(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None:
+    """After an interruption the checksum is not at hand: sealing again gives the same one."""
+    if "sealed" not in scratch:
+        _seal(world, plan, scratch)
+
+
+def _record(tx: Transaction, plan: SaveMemoryPlan, scratch: Scratch) -> None:
+    checksum, size_bytes = scratch["sealed"]
+    tx.snapshots.set_memory(
+        plan.snapshot_uuid,
+        replace(
+            plan.memory, status=MemoryStatus.AVAILABLE, progress=100, checksum=checksum, size_bytes=size_bytes
+        ),
+    )
+
+
+def _give_up(world: World, plan: SaveMemoryPlan) -> None:
+    """The capture is over, the guest unburdened, the snapshot a disk-only one that says why."""
+    world.keeper.abandon_capture(plan.vm_uuid, plan.memory_path)
+    with world.metadata.read() as tx:
+        # the runner notes the cause in the journal before it undoes
+        causes = [row.error for row in tx.journal.active([plan.vm_uuid]) if row.slot is Slot.MEMORY]
+    reason = next((cause for cause in causes if cause), "saving was interrupted")
+    _note(world, plan, replace(plan.memory, status=MemoryStatus.FAILED, progress=0, reason=reason))
+    world.memory_store.ensure_dropped(plan.memory.uuid)
+
+
+def steps(_plan: SaveMemoryPlan) -> tuple[Step[SaveMemoryPlan], ...]:
+    return (
+        Step("await the capture", _await_capture, _give_up),
+        Step("release the capture", _release),
+        Step("finish the image", _finish_image),
+        Step("seal", _seal),
+        Step("publish", _resealed, record=_record, commits=True),
+    )
+
+
+OPERATION = Operation(KIND, Slot.MEMORY, SaveMemoryPlan, steps, resumes=True)

@@ -1,0 +1,260 @@
+"""Every call of the service as one blocking method; the HTTP door runs them in worker threads.
+
+All raise ``StillframeError`` (domain/errors.py) and nothing else on purpose. ``caller`` goes to the operation log.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stillframe.domain import rules
+from stillframe.domain.compute import ComputeInspectInfo
+from stillframe.domain.errors import ErrorCase, Refused, StillframeError
+from stillframe.domain.snapshot import Snapshot
+from stillframe.domain.tree import SnapshotTree, build_tree
+from stillframe.domain.vm import Vm
+from stillframe.operations import create, delete, forget, rollback, rollback_volumes
+from stillframe.operations.detail import action_of, inspect_with_volumes
+from stillframe.operations.disks import place_disks
+from stillframe.operations.listing import list_vms
+from stillframe.operations.log import Attempt, logged
+from stillframe.operations.recovery import Recovery
+from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, SnapshotPage, VmPage, VmQuery, VmRef
+from stillframe.operations.runner import Claim, Runner
+from stillframe.operations.world import World
+from stillframe.ports.metadata import OperationRow, Slot
+
+_POWER = "power"
+
+
+class UseCases:
+    """One instance per service; safe from many threads."""
+
+    def __init__(self, world: World, cluster: Cluster) -> None:
+        self.world = world
+        self.cluster = cluster
+        self._runner = Runner(world)
+        self.recovery = Recovery(self._runner)
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    def list_snapshots(self, ref: VmRef, name_part: str, page_number: int, page_size: int) -> SnapshotPage:
+        """Newest first, then by name; ``page_size`` <= 0 means everything."""
+        vm = self._vm(ref)
+        offset, limit = (page_number * page_size, page_size) if page_size > 0 else (0, None)
+        with self.world.metadata.read() as tx:
+            found, total = tx.snapshots.page(vm.uuid, name_part, offset, limit)
+        return SnapshotPage(tuple(found), total)
+
+    def get_snapshot(self, ref: VmRef, name: str) -> Snapshot:
+        vm = self._vm(ref)
+        return self._snapshot(vm, name)
+
+    def head_snapshot(self, ref: VmRef) -> Snapshot | None:
+        """The snapshot that the VM's current state descends from; None for a VM without snapshots."""
+        vm = self._vm(ref)
+        with self.world.metadata.read() as tx:
+            _nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
+            return tx.snapshots.by_uuid(head_uuid) if head_uuid else None
+
+    def tree(self, ref: VmRef) -> SnapshotTree:
+        vm = self._vm(ref)
+        with self.world.metadata.read() as tx:
+            nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
+        return build_tree(vm.uuid, nodes, head_uuid)
+
+    def screenshot(self, snapshot_uuid: str) -> bytes:
+        with self.world.metadata.read() as tx:
+            snapshot = tx.snapshots.by_uuid(snapshot_uuid)
+        png = None
+        if snapshot is not None and snapshot.screenshot_checksum:
+            png = self.world.memory_store.get_screenshot(snapshot_uuid, snapshot.screenshot_checksum)
+        if png is None:
+            raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, f"no screenshot of a snapshot {snapshot_uuid}")
+        return png
+
+    def list_vms(self, query: VmQuery) -> VmPage:
+        return list_vms(self.world, self.cluster, query)
+
+    def inspect(self, ref: VmRef) -> ComputeInspectInfo:
+        vm = self._vm(ref)
+        with self.world.metadata.read() as tx:
+            volumes, layers = tx.layers.volumes(vm.uuid), tx.layers.layers(vm.uuid)
+            active = tx.journal.active([vm.uuid])
+        try:
+            placed = place_disks(vm, self.cluster.uuid, volumes, layers)
+        except Refused:
+            placed = ()  # a drifted disk can still be looked at; snapshots of it say what is wrong
+        return inspect_with_volumes(self.world, self.cluster, vm, placed, action_of(active))
+
+    # --- the five that change snapshots ------------------------------------------------------------------------
+
+    def create(self, ref: VmRef, name: str, description: str, domain_memory: bool, caller: Caller) -> Snapshot:
+        """Returns as soon as the point in time is fixed and published; memory goes on being saved behind it."""
+        with self._attempt(caller, "create", ref, name) as attempt:
+            final_name = rules.normalise_name(name)
+            rules.check_description(description)
+            vm = self._vm(ref, attempt)
+            with self._claim(vm, create.KIND, attempt) as claim:
+                vm = self.world.inventory.get_vm(vm.uuid)
+                plan = create.plan_create(
+                    self.world, self.cluster, vm, final_name, description, domain_memory=domain_memory
+                )
+                told = claim.run(create.OPERATION, plan)
+            if told["saving"] is not None:
+                row: OperationRow = told["saving"][0]
+                self.recovery.continue_in_background(row)
+            snapshot: Snapshot = told["snapshot"]
+            return snapshot
+
+    def modify(self, ref: VmRef, name: str, description: str, caller: Caller) -> None:
+        with self._attempt(caller, "modify", ref, name) as attempt:
+            rules.check_description(description)
+            vm = self._vm(ref, attempt)
+            with self.world.metadata.write() as tx:
+                snapshot = rollback.check_known(tx.snapshots.by_name(vm.uuid, _nfc(name)), vm, name)
+                tx.snapshots.set_description(snapshot.uuid, description)
+
+    def rollback(self, ref: VmRef, name: str, domain_memory: bool, caller: Caller) -> Snapshot:
+        with self._attempt(caller, "rollback", ref, name) as attempt:
+            vm = self._vm(ref, attempt)
+            with self._claim(vm, rollback.KIND, attempt) as claim:
+                vm = self.world.inventory.get_vm(vm.uuid)
+                snapshot = self._snapshot(vm, name)
+                plan = rollback.plan_rollback(self.world, vm, snapshot, domain_memory=domain_memory)
+                told = claim.run(rollback.OPERATION, plan)
+            if "refusal" in told:
+                refusal: StillframeError = told["refusal"]
+                raise refusal
+            return snapshot
+
+    def rollback_volumes(self, ref: VmRef, entries: list[DiskRef], caller: Caller) -> list[DiskRef | StillframeError]:
+        """Each entry by itself, in order; a bad one fails alone.
+
+        Raises:
+            Refused: for what concerns them all: the VM unknown, or not shut off.
+        """
+        vm = self._vm(ref)
+        rollback_volumes.check_shut_off(vm)
+        counts: dict[str, int] = {}
+        for entry in entries:
+            counts[entry.VolumeUuid] = counts.get(entry.VolumeUuid, 0) + 1
+        return [self._rollback_volume(ref, entry, counts[entry.VolumeUuid] > 1, caller) for entry in entries]
+
+    def _rollback_volume(self, ref: VmRef, entry: DiskRef, repeated: bool, caller: Caller) -> DiskRef | StillframeError:
+        try:
+            with self._attempt(caller, "rollback_volume", ref, entry.SnapshotUuid) as attempt:
+                vm = self._vm(ref, attempt)
+                if repeated:
+                    raise Refused(ErrorCase.VOLUME_REPEATED, f"volume {entry.VolumeUuid} of {vm.described}")
+                with self._claim(vm, rollback_volumes.KIND, attempt) as claim:
+                    vm = self.world.inventory.get_vm(vm.uuid)
+                    plan = rollback_volumes.plan_volume(self.world, self.cluster, vm, entry)
+                    claim.run(rollback_volumes.OPERATION, plan)
+        except StillframeError as error:
+            return error
+        return entry
+
+    def delete(self, ref: VmRef, name: str, caller: Caller) -> None:
+        with self._attempt(caller, "delete", ref, name) as attempt:
+            vm = self._vm(ref, attempt)
+            with self._claim(vm, delete.KIND, attempt) as claim:
+                vm = self.world.inventory.get_vm(vm.uuid)
+                snapshot = self._snapshot(vm, name)
+                claim.run(delete.OPERATION, delete.plan_delete(self.world, vm, snapshot))
+
+    # --- power -------------------------------------------------------------------------------------------------
+
+    def start(self, ref: VmRef, caller: Caller) -> None:
+        with self._power(caller, "start", ref) as vm:
+            if vm.state.has_process:
+                raise Refused(ErrorCase.VM_NOT_SHUTOFF, f"{vm.described} is {vm.state.value}")
+            self.world.power.start(vm.uuid)
+
+    def shutdown(self, ref: VmRef, caller: Caller) -> None:
+        with self._power(caller, "shutdown", ref) as vm:
+            _check_running(vm)
+            self.world.power.request_shutdown(vm.uuid)
+
+    def shutoff(self, ref: VmRef, caller: Caller) -> None:
+        with self._power(caller, "shutoff", ref) as vm:
+            if not vm.state.has_process:
+                raise Refused(ErrorCase.VM_NOT_RUNNING, f"{vm.described} is {vm.state.value}")
+            self.world.power.ensure_off(vm.uuid)
+
+    @contextmanager
+    def _power(self, caller: Caller, call: str, ref: VmRef) -> Iterator[Vm]:
+        """The VM, with its slot held for the moment: power calls wait for nothing and disturb nothing."""
+        with self._attempt(caller, call, ref, "") as attempt:
+            vm = self._vm(ref, attempt)
+            with self._claim(vm, _POWER, attempt, settle=False):
+                with self.world.metadata.read() as tx:
+                    snapshots = tx.snapshots.of_vm(vm.uuid)
+                rules.check_nothing_saving(vm, snapshots)
+                yield self.world.inventory.get_vm(vm.uuid)
+
+    # --- Stillframe's own --------------------------------------------------------------------------------------
+
+    def assign_vm(self, ref: VmRef, tenant: str, tenant_name: str, namespace: str, caller: Caller) -> None:
+        with self._attempt(caller, "assign", ref, "") as attempt:
+            vm = self._vm(ref, attempt)
+            self.world.inventory.assign(vm.uuid, tenant, tenant_name, namespace)
+
+    def create_guest(self, spec: GuestSpec, caller: Caller) -> str:
+        with logged(self.world, Attempt(caller, "guest create", vm_name=spec.name)):
+            return self.world.guests.create(spec)
+
+    def delete_guest(self, name: str, caller: Caller) -> None:
+        with logged(self.world, Attempt(caller, "guest delete", vm_name=name)) as attempt:
+            vm = self.world.inventory.get_vm(self.world.guests.uuid_of(name))
+            attempt.vm_uuid = vm.uuid
+            with self._claim(vm, forget.KIND, attempt, settle=False) as claim:
+                with self.world.metadata.read() as tx:
+                    rules.check_nothing_saving(vm, tx.snapshots.of_vm(vm.uuid))
+                self.world.power.ensure_off(vm.uuid)
+                claim.run(forget.OPERATION, forget.plan_forget(self.world, vm.uuid))
+            self.world.guests.delete(name)
+
+    def guest_console(self, name: str) -> str:
+        return self.world.guests.console_path(name)
+
+    # --- shared ------------------------------------------------------------------------------------------------
+
+    def _vm(self, ref: VmRef, attempt: Attempt | None = None) -> Vm:
+        if ref.cluster_uuid and ref.cluster_uuid != self.cluster.uuid:
+            raise Refused(ErrorCase.CLUSTER_UNKNOWN, f"cluster {ref.cluster_uuid}")
+        vm = self.world.inventory.get_vm(ref.compute_uuid)
+        if ref.tenant and ref.tenant != vm.tenant:
+            raise Refused(ErrorCase.TENANT_WRONG, f"{vm.described} does not belong to tenant {ref.tenant}")
+        if attempt is not None:
+            attempt.vm_name, attempt.tenant = vm.name, vm.tenant
+        return vm
+
+    def _snapshot(self, vm: Vm, name: str) -> Snapshot:
+        with self.world.metadata.read() as tx:
+            return rollback.check_known(tx.snapshots.by_name(vm.uuid, _nfc(name)), vm, name)
+
+    @contextmanager
+    def _attempt(self, caller: Caller, call: str, ref: VmRef, snapshot: str) -> Iterator[Attempt]:
+        attempt = Attempt(caller, call, vm_uuid=ref.compute_uuid, snapshot=snapshot)
+        with logged(self.world, attempt):
+            yield attempt
+
+    @contextmanager
+    def _claim(self, vm: Vm, kind: str, attempt: Attempt, *, settle: bool = True) -> Iterator[Claim]:
+        with self._runner.claim(vm.uuid, Slot.EXCLUSIVE, kind) as claim:
+            attempt.operation_uuid = claim.row.uuid
+            if settle:
+                self.recovery.settle(vm.uuid)
+            yield claim
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _check_running(vm: Vm) -> None:
+    if not vm.state.is_running:
+        raise Refused(ErrorCase.VM_NOT_RUNNING, f"{vm.described} is {vm.state.value}")

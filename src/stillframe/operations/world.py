@@ -1,0 +1,42 @@
+"""Everything the operations need of the world, handed to them by bootstrap."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stillframe.ports.guests import Guests
+from stillframe.ports.hypervisor import CaptureKeeper, Inventory, PointInTimeFixer, Power
+from stillframe.ports.memory_store import MemoryStore
+from stillframe.ports.metadata import Metadata
+from stillframe.ports.volumes import Volumes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the operator chose. ``memory_tenants``: None means every tenant has memory-snapshot space."""
+
+    max_chain_depth: int = 64
+    memory_tenants: frozenset[str] | None = None
+
+    def memory_space_open(self, tenant: str) -> bool:
+        return self.memory_tenants is None or tenant in self.memory_tenants
+
+
+@dataclass(frozen=True)
+class World:
+    """The ports, the clock and the source of new uuids."""
+
+    inventory: Inventory
+    power: Power
+    fixer: PointInTimeFixer
+    keeper: CaptureKeeper
+    volumes: Volumes
+    memory_store: MemoryStore
+    metadata: Metadata
+    guests: Guests
+    limits: Limits
+    now_s: Callable[[], float] = time.time
+    new_uuid: Callable[[], str] = field(default=lambda: str(uuid.uuid4()))

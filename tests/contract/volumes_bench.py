@@ -1,0 +1,97 @@
+"""A place to try a ``Volumes`` in: an adapter, a user's directory of images, and ways past the adapter."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.ports.volumes import ImageInfo, Volumes
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class VolumesBench:
+    """An adapter under test and a user's image directory, with the means to write and read images past the adapter."""
+
+    volumes: Volumes
+    directory: Path
+
+    @property
+    def owned_directory(self) -> Path:
+        return self.directory / "stillframe-0a1b2c3d"
+
+    def new_path(self) -> str:
+        """A fresh name as the service gives it; nothing is made."""
+        return str(self.owned_directory / f"{uuid.uuid4()}.qcow2")
+
+    def user_image(self, name: str, image_format: str = "qcow2", size_bytes: int = 2 * MIB) -> str:
+        """An image of the user's own with ones in its first and twos in its second half."""
+        path = str(self.directory / name)
+        run("qemu-img", "create", "-q", "-f", image_format, path, str(size_bytes))
+        half = size_bytes // 2
+        self.write(path, image_format, f"write -P 1 0 {half}", f"write -P 2 {half} {size_bytes - half}")
+        return path
+
+    def overlay(self, backing_path: str, backing_format: str = "qcow2") -> str:
+        path = self.new_path()
+        self.volumes.ensure_overlay(path, backing_path, backing_format)
+        return path
+
+    def write(self, path: str, image_format: str, *commands: str) -> None:
+        """Let a guest write: qemu-io commands with ``discard=unmap``."""
+        arguments = [word for command in commands for word in ("-c", command)]
+        run("qemu-io", "-f", image_format, "-d", "unmap", *arguments, path)
+
+    def read(self, path: str, image_format: str = "qcow2") -> bytes:
+        """What a guest would read, through the whole chain."""
+        copy = self.directory / "read.raw"
+        run("qemu-img", "convert", "-f", image_format, "-O", "raw", path, str(copy))
+        contents = copy.read_bytes()
+        copy.unlink()
+        return contents
+
+    def probe(self, path: str, image_format: str = "qcow2") -> ImageInfo:
+        info = self.volumes.probe_image(path, image_format)
+        assert info is not None, f"{path} was said not to exist"
+        return info
+
+    @contextmanager
+    def held_open(self, path: str, image_format: str) -> Iterator[None]:
+        """The image is open for writing, and locked, as by a running QEMU."""
+        with subprocess.Popen(
+            ["qemu-io", "-f", image_format, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as holder:
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            holder.stdout.read(len("qemu-io> "))  # the prompt comes when the image is open
+            try:
+                yield
+            finally:
+                holder.stdin.close()
+
+
+def run(*arguments: str) -> None:
+    subprocess.run(arguments, check=True, capture_output=True)
+
+
+@contextmanager
+def fails_with(case: ErrorCase = ErrorCase.STORAGE_FAILED, *words: str) -> Iterator[None]:
+    """The block raises ``Failed`` of this case, and ``desc`` contains the words."""
+    try:
+        yield
+    except Failed as failure:
+        assert failure.case is case, f"{failure.case} instead of {case}: {failure.desc}"
+        for word in words:
+            assert word in failure.desc, f'"{word}" is not in "{failure.desc}"'
+    else:
+        raise AssertionError(f"it did not fail with {case.name}")
+
+
+def names_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}

@@ -1,0 +1,354 @@
+"""What every ``ports.volumes.Volumes`` must keep. Each ``check_*`` gets a fresh bench and fails by ``AssertionError``.
+
+An adapter passes when ``CHECKS`` pass; ``test_contract_catches.py`` proves that broken ones do not.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from contract.volumes_bench import MIB, VolumesBench, fails_with, names_in, run
+from stillframe.domain.errors import ErrorCase
+
+# --- looking
+
+
+def check_probe_reads_the_header(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.raw", "raw")
+    overlay = bench.overlay(base, "raw")
+    info = bench.probe(overlay)
+    assert (info.path, info.format, info.virtual_bytes) == (overlay, "qcow2", 2 * MIB)
+    assert (info.backing_path, info.backing_format) == (base, "raw")
+    assert 0 < info.disk_bytes < MIB
+    assert (bench.probe(base, "raw").backing_path, bench.probe(base, "raw").backing_format) == ("", "")
+
+
+def check_probe_makes_a_relative_backing_name_absolute(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    (bench.directory / "sub").mkdir()
+    for name, path in (("disk.qcow2", "beside.qcow2"), ("../disk.qcow2", "sub/below.qcow2")):
+        overlay = str(bench.directory / path)
+        run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", overlay, "2M")
+        assert bench.probe(overlay).backing_path == base
+
+
+def check_probe_looks_at_an_open_image(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    with bench.held_open(base, "qcow2"):
+        assert bench.probe(base).virtual_bytes == 2 * MIB
+
+
+def check_probe_does_not_follow_the_chain(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    overlay = bench.overlay(base)
+    Path(base).unlink()
+    assert bench.probe(overlay).backing_path == base
+
+
+def check_probe_tells_absence(bench: VolumesBench) -> None:
+    assert bench.volumes.probe_image(bench.new_path(), "qcow2") is None
+    assert bench.volumes.probe_image(str(bench.directory / "no.raw"), "raw") is None
+
+
+def check_probe_failure_is_not_absence(bench: VolumesBench) -> None:
+    plain = bench.directory / "plain"
+    plain.write_bytes(b"text")
+    loop = bench.directory / "loop.qcow2"
+    loop.symlink_to(loop)
+    for path in (plain, plain / "below.qcow2", loop, bench.directory):
+        with fails_with(ErrorCase.STORAGE_FAILED, str(path)):
+            bench.volumes.probe_image(str(path), "qcow2")
+
+
+def check_probe_refuses_what_is_not_a_plain_file(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    strange = str(bench.directory / "strange.qcow2")
+    for name in (f'json:{{"driver":"file","filename":"{base}"}}', "nbd://localhost/disk", f"file:{base}"):
+        run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "raw", strange, "2M")
+        with fails_with(ErrorCase.STORAGE_FAILED, strange):
+            bench.volumes.probe_image(strange, "qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={bench.directory / 'data'}", strange, "2M")
+    with fails_with(ErrorCase.STORAGE_FAILED, strange):
+        bench.volumes.probe_image(strange, "qcow2")
+
+
+def check_list_owned_takes_only_names_of_the_service(bench: VolumesBench) -> None:
+    assert bench.volumes.list_owned(str(bench.owned_directory)) == []
+    base = bench.user_image("disk.qcow2")
+    made = sorted(bench.overlay(base) for _ in range(2))
+    for name in (
+        "disk.qcow2",
+        f"{uuid.uuid4()}.raw",
+        f"{uuid.uuid4()}".upper() + ".qcow2",
+        f"{uuid.uuid4().hex}.qcow2",
+        f"x{uuid.uuid4()}.qcow2",
+        f"{uuid.uuid4()}.qcow2\n",
+    ):
+        (bench.owned_directory / name).write_bytes(b"")
+    (bench.owned_directory / f"{uuid.uuid4()}.qcow2").mkdir()
+    assert bench.volumes.list_owned(str(bench.owned_directory)) == made
+
+
+def check_list_owned_failure_is_not_emptiness(bench: VolumesBench) -> None:
+    plain = bench.directory / "plain"
+    plain.write_bytes(b"")
+    with fails_with(ErrorCase.STORAGE_FAILED, str(plain)):
+        bench.volumes.list_owned(str(plain))
+
+
+# --- overlays
+
+
+def check_overlay_reads_as_its_backing_image(bench: VolumesBench) -> None:
+    for image_format in ("raw", "qcow2"):
+        base = bench.user_image(f"disk.{image_format}", image_format, 2 * MIB + 512)
+        overlay = bench.overlay(base, image_format)
+        assert bench.probe(overlay).virtual_bytes == 2 * MIB + 512
+        assert bench.read(overlay) == bench.read(base, image_format)
+    assert len(names_in(bench.owned_directory)) == 2, "something else was left beside the overlays"
+
+
+def check_overlay_on_an_open_image(bench: VolumesBench) -> None:
+    for image_format in ("raw", "qcow2"):
+        base = bench.user_image(f"disk.{image_format}", image_format)
+        with bench.held_open(base, image_format):
+            overlay = bench.overlay(base, image_format)
+        assert bench.read(overlay) == bench.read(base, image_format)
+
+
+def check_overlay_follows_owner_and_mode(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    Path(base).chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(base, 1234, 2345)
+        os.chown(bench.directory, 3456, 4567)
+    overlay = Path(bench.overlay(base)).stat()
+    backing = Path(base).stat()
+    assert (overlay.st_uid, overlay.st_gid) == (backing.st_uid, backing.st_gid)
+    assert stat.S_IMODE(overlay.st_mode) == 0o640
+    made, parent = bench.owned_directory.stat(), bench.directory.stat()
+    assert (made.st_uid, made.st_gid) == (parent.st_uid, parent.st_gid)
+    assert stat.S_IMODE(made.st_mode) == 0o711
+
+
+def check_overlay_replaces_one_on_the_same_backing(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    overlay = bench.overlay(base)
+    bench.write(overlay, "qcow2", "write -P 9 0 64k")
+    bench.volumes.ensure_overlay(overlay, base, "qcow2")
+    assert bench.read(overlay) == bench.read(base)
+
+
+def check_overlay_refuses_any_other_file(bench: VolumesBench) -> None:
+    base, other = bench.user_image("disk.qcow2"), bench.user_image("other.qcow2")
+    overlay = bench.overlay(base)
+    bench.write(overlay, "qcow2", "write -P 9 0 64k")
+    before = Path(overlay).read_bytes()
+    with fails_with(ErrorCase.STORAGE_FAILED, overlay):
+        bench.volumes.ensure_overlay(overlay, other, "qcow2")
+    assert Path(overlay).read_bytes() == before
+    Path(overlay).write_bytes(b"not an image")
+    with fails_with(ErrorCase.STORAGE_FAILED, overlay):
+        bench.volumes.ensure_overlay(overlay, base, "qcow2")
+    assert Path(overlay).read_bytes() == b"not an image"
+
+
+def check_overlay_in_use_is_not_replaced(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    overlay = bench.overlay(base)
+    bench.write(overlay, "qcow2", "write -P 9 0 64k")
+    before = bench.read(overlay)
+    with bench.held_open(overlay, "qcow2"), fails_with(ErrorCase.STORAGE_FAILED, overlay):
+        bench.volumes.ensure_overlay(overlay, base, "qcow2")
+    assert bench.read(overlay) == before
+
+
+def check_overlay_without_backing_leaves_nothing(bench: VolumesBench) -> None:
+    path = bench.new_path()
+    with fails_with(ErrorCase.STORAGE_FAILED, "no.qcow2"):
+        bench.volumes.ensure_overlay(path, str(bench.directory / "no.qcow2"), "qcow2")
+    base = bench.user_image("disk.raw", "raw")
+    with fails_with(ErrorCase.STORAGE_FAILED, base):
+        bench.volumes.ensure_overlay(path, base, "qcow2")
+    assert names_in(bench.directory) == {"disk.raw"}
+
+
+def check_overlay_takes_only_names_of_the_service(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    for path in (bench.directory / "mine.qcow2", bench.directory / "no" / "parent" / f"{uuid.uuid4()}.qcow2"):
+        with fails_with(ErrorCase.STORAGE_FAILED, str(path)):
+            bench.volumes.ensure_overlay(str(path), base, "qcow2")
+    assert names_in(bench.directory) == {"disk.qcow2"}
+
+
+# --- merging
+
+
+def check_commit_moves_data_zeroes_and_discards(bench: VolumesBench) -> None:
+    for image_format in ("raw", "qcow2"):
+        base = bench.user_image(f"disk.{image_format}", image_format)
+        top = bench.overlay(base, image_format)
+        bench.write(top, "qcow2", "write -P 7 300k 100k", "write -z 0 64k", "write -z -u 128k 64k", "discard 1M 128k")
+        expected = bench.read(top)
+        assert expected[:65536] == bytes(65536)
+        bench.volumes.ensure_committed(top, base)
+        assert bench.read(base, image_format) == expected, f"{image_format} base differs"
+        assert bench.read(top) == expected, "top is not valid any more"
+        bench.volumes.ensure_committed(top, base)
+        assert bench.read(base, image_format) == expected, "repeating changed it"
+
+
+def check_commit_grows_the_base(bench: VolumesBench) -> None:
+    for image_format in ("raw", "qcow2"):
+        base = bench.user_image(f"disk.{image_format}", image_format)
+        top = bench.overlay(base, image_format)
+        run("qemu-img", "resize", "-q", "-f", "qcow2", top, str(3 * MIB + 512))
+        bench.write(top, "qcow2", f"write -P 8 {3 * MIB} 512")
+        expected = bench.read(top)
+        bench.volumes.ensure_committed(top, base)
+        assert bench.read(base, image_format) == expected
+
+
+def check_commit_of_a_larger_top_uncovers_nothing_below(bench: VolumesBench) -> None:
+    below = bench.user_image("below.qcow2", size_bytes=3 * MIB)
+    base = bench.overlay(below)
+    run("qemu-img", "resize", "-q", "-f", "qcow2", "--shrink", base, str(MIB + 512))
+    top = bench.overlay(base)
+    run("qemu-img", "resize", "-q", "-f", "qcow2", top, str(3 * MIB))
+    expected = bench.read(top)
+    assert expected[MIB + 512 :] == bytes(2 * MIB - 512)
+    bench.volumes.ensure_committed(top, base)
+    assert bench.read(base) == expected
+
+
+def check_commit_of_a_smaller_top_uncovers_nothing_above(bench: VolumesBench) -> None:
+    for image_format in ("raw", "qcow2"):
+        base = bench.user_image(f"disk.{image_format}", image_format)
+        top = bench.overlay(base, image_format)
+        run("qemu-img", "resize", "-q", "-f", "qcow2", "--shrink", top, str(MIB))
+        child = bench.overlay(top)
+        run("qemu-img", "resize", "-q", "-f", "qcow2", child, str(2 * MIB))
+        expected = bench.read(child)
+        bench.volumes.ensure_committed(top, base)
+        bench.volumes.ensure_backing(child, base, image_format)
+        assert bench.read(child) == expected
+
+
+def check_commit_leaves_the_rest_of_the_chain(bench: VolumesBench) -> None:
+    below = bench.user_image("disk.raw", "raw")
+    base = bench.overlay(below, "raw")
+    top = bench.overlay(base)
+    child = bench.overlay(top)
+    bench.write(base, "qcow2", "write -P 3 0 64k")
+    bench.write(top, "qcow2", "write -P 4 64k 64k")
+    bench.write(child, "qcow2", "write -P 5 128k 64k")
+    before = bench.read(below, "raw"), bench.read(child)
+    bench.volumes.ensure_committed(top, base)
+    bench.volumes.ensure_backing(child, base, "qcow2")
+    bench.volumes.ensure_dropped(top)
+    assert (bench.read(below, "raw"), bench.read(child)) == before
+
+
+def check_commit_refuses_another_base(bench: VolumesBench) -> None:
+    below = bench.user_image("disk.raw", "raw")
+    middle = bench.overlay(below, "raw")
+    top = bench.overlay(middle)
+    bench.write(top, "qcow2", "write -P 4 0 64k")
+    other = bench.user_image("other.qcow2")
+    before = {path: Path(path).read_bytes() for path in (below, middle, top, other)}
+    for base in (below, other, bench.new_path()):
+        with fails_with(ErrorCase.STORAGE_FAILED, top):
+            bench.volumes.ensure_committed(top, base)
+    with fails_with(ErrorCase.STORAGE_FAILED):
+        bench.volumes.ensure_committed(bench.new_path(), middle)
+    assert {path: Path(path).read_bytes() for path in before} == before
+
+
+def check_commit_refuses_an_open_image(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    top = bench.overlay(base)
+    bench.write(top, "qcow2", "write -P 4 0 64k")
+    before = bench.read(base)
+    for held in (base, top):
+        with bench.held_open(held, "qcow2"), fails_with(ErrorCase.STORAGE_FAILED, top):
+            bench.volumes.ensure_committed(top, base)
+    assert bench.read(base) == before
+
+
+# --- moving references, dropping
+
+
+def check_backing_changes_the_header_alone(bench: VolumesBench) -> None:
+    one, two = bench.user_image("one.qcow2"), bench.user_image("two.raw", "raw")
+    bench.write(two, "raw", "write -P 6 1M 64k")
+    overlay = bench.overlay(one)
+    bench.write(overlay, "qcow2", "write -P 9 0 64k")
+    for _ in range(2):
+        bench.volumes.ensure_backing(overlay, two, "raw")
+        info = bench.probe(overlay)
+        assert (info.backing_path, info.backing_format) == (two, "raw")
+        assert bench.read(overlay) == b"\t" * 65536 + bench.read(two, "raw")[65536:]
+
+
+def check_backing_must_exist(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    overlay = bench.overlay(base)
+    for path, backing in ((overlay, bench.new_path()), (bench.new_path(), base)):
+        with fails_with(ErrorCase.STORAGE_FAILED):
+            bench.volumes.ensure_backing(path, backing, "qcow2")
+    assert bench.probe(overlay).backing_path == base
+
+
+def check_drop_removes_file_and_empty_directory(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    first, second = bench.overlay(base), bench.overlay(base)
+    for _ in range(2):
+        bench.volumes.ensure_dropped(first)
+        assert names_in(bench.owned_directory) == {Path(second).name}
+    for _ in range(2):
+        bench.volumes.ensure_dropped(second)
+        assert names_in(bench.directory) == {"disk.qcow2"}
+
+
+def check_drop_leaves_what_others_put_there(bench: VolumesBench) -> None:
+    overlay = bench.overlay(bench.user_image("disk.qcow2"))
+    (bench.owned_directory / "notes.txt").write_text("mine", encoding="ascii")
+    bench.volumes.ensure_dropped(overlay)
+    assert names_in(bench.owned_directory) == {"notes.txt"}
+
+
+def check_drop_leaves_a_directory_that_is_not_the_services(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    theirs = bench.directory / "theirs"
+    theirs.mkdir()
+    overlay = str(theirs / f"{uuid.uuid4()}.qcow2")
+    bench.volumes.ensure_overlay(overlay, base, "qcow2")
+    bench.volumes.ensure_dropped(overlay)
+    assert names_in(theirs) == set()
+
+
+def check_drop_refuses_foreign_files(bench: VolumesBench) -> None:
+    base = Path(bench.user_image("disk.qcow2"))
+    linked = bench.directory / f"{uuid.uuid4()}.qcow2"
+    linked.symlink_to(base)
+    upper = bench.directory / f"{uuid.uuid4()}.qcow2".upper()
+    upper.write_bytes(b"")
+    for path in (base, linked, upper):
+        with fails_with(ErrorCase.STORAGE_FAILED, str(path)):
+            bench.volumes.ensure_dropped(str(path))
+    assert names_in(bench.directory) == {base.name, linked.name, upper.name}
+
+
+def check_durable_needs_the_file(bench: VolumesBench) -> None:
+    bench.volumes.ensure_durable(bench.user_image("disk.qcow2"))
+    missing = bench.new_path()
+    with fails_with(ErrorCase.STORAGE_FAILED, missing):
+        bench.volumes.ensure_durable(missing)
+
+
+Check = Callable[[VolumesBench], None]
+CHECKS: dict[str, Check] = {name: value for name, value in globals().items() if name.startswith("check_")}

@@ -1,0 +1,214 @@
+"""A stub of the use cases behind the real HTTP application, and clients that check every answer's outer form.
+
+The door's own behaviour is what these tests are about: what the stub is asked, and how its outcomes are worded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from dataclasses import asdict
+from typing import Any
+
+import httpx
+import jsonschema
+from fastapi import FastAPI
+
+from stillframe.domain.compute import ComputeInfo, ComputeInspectInfo, DiskInfo, DiskVsdSource
+from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
+from stillframe.domain.tree import Node, SnapshotTree, build_tree
+from stillframe.http.app import create_app
+from stillframe.operations.requests import Cluster, SnapshotPage, VmPage
+from stillframe.operations.use_cases import UseCases
+from stillframe.settings import Settings
+
+CLUSTER = "650ea11b-b7fb-4269-8232-aa53865aab3b"
+TENANT = "a5badacf-a25c-4171-9aff-b619fc2d300a"
+VM = "b6b0e5b9-dacd-432b-9b83-c3e89799009d"
+SNAPSHOT = "60fe79cb-0fc7-4d78-a0d7-64b9a87b47d2"
+VOLUME = "3e8b046d-99a2-4a28-ba73-01c8af4d85e0"
+DISK_SNAPSHOT = "25a949de-eaad-4f99-9bf8-b794578d8cfe"
+MEMORY = "7f1f3bb8-6a24-4f3d-8d34-2d6c51d6a0f1"
+PNG = b"\x89PNG\r\n\x1a\n picture"
+ENVELOPE = ["scode", "desc", "message", "message_cn", "stack", "data"]
+
+
+def a_snapshot(**changes: Any) -> Snapshot:
+    """The seed's example snapshot."""
+    fields: dict[str, Any] = {
+        "uuid": SNAPSHOT,
+        "vm_uuid": VM,
+        "seq": 1,
+        "name": "origin",
+        "description": "",
+        "parent_uuid": None,
+        "ctime": 1631166673,
+        "tenant": "",
+        "tenant_name": "",
+        "namespace": "",
+        "vm_detail": "",
+        "definition_xml": "<domain><secret/></domain>",
+        "definition_checksum": "blake3:0",
+        "disks": (DiskSnapshot(DISK_SNAPSHOT, VOLUME, "layer", "sda"),),
+    }
+    return Snapshot(**{**fields, **changes})
+
+
+def a_memory(**changes: Any) -> MemoryState:
+    fields: dict[str, Any] = {
+        "uuid": MEMORY,
+        "location": f"file:///state/memory/{MEMORY}",
+        "status": MemoryStatus.AVAILABLE,
+        "mode": CaptureMode.BACKGROUND,
+        "progress": 100,
+        "size_bytes": 4096,
+        "checksum": "blake3:abc",
+    }
+    return MemoryState(**{**fields, **changes})
+
+
+def an_info() -> ComputeInspectInfo:
+    source = DiskVsdSource(VOLUME, "root", 1 << 30, "pool", "local", 1, "SSD", "", "")
+    return ComputeInspectInfo(
+        tenant="default", tenant_name="默认", uuid=VM, name="测试", type="GUS", create_time=1, modify_time=2,
+        state="running", ga_state="disconnected", action="noaction", os="linux", namespace="default", mem_size=1 << 28,
+        mem_max=1 << 28, memory_huge_pages_enable=False, os_loader_path="BIOS", video=[], vnc_enable=True, vnc_port=5900,
+        spice_port=-1, cpu_current="1", cpu_max_count=1, cpu_sockets=1, cpu_socket_cores=1, baseline="", interfaces=[],
+        cdrom={}, floppy={}, disks=[DiskInfo("sda", "scsi", "none", "", "", True, disk_vsd_source=source)],
+        device_order=["sda"], is_external_disk=False, has_passthrough_disk=False, cluster_uuid=CLUSTER,
+        cluster_name="stillframe",
+    )  # fmt: skip
+
+
+def a_row() -> ComputeInfo:
+    full = asdict(an_info())
+    return ComputeInfo(**{name: full[name] for name in ComputeInfo.__dataclass_fields__})
+
+
+class StubUseCases(UseCases):
+    """Remembers what it was asked in ``asked``; ``outcomes`` by name of the call: a value, an exception or a function."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster(CLUSTER, "stillframe")
+        self.asked: list[tuple[Any, ...]] = []
+        self.outcomes: dict[str, Any] = {
+            "list_snapshots": SnapshotPage((a_snapshot(),), 1),
+            "get_snapshot": a_snapshot(),
+            "head_snapshot": a_snapshot(),
+            "tree": a_tree(),
+            "screenshot": PNG,
+            "create": a_snapshot(),
+            "rollback": a_snapshot(),
+            "rollback_volumes": lambda ref, entries, caller: entries,
+            "list_vms": VmPage((a_row(),), 1),
+            "inspect": an_info(),
+            "create_guest": VM,
+            "guest_console": "/run/console.log",
+        }
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_") or not callable(getattr(UseCases, name, None)):
+            return object.__getattribute__(self, name)
+        return lambda *args: self._outcome(name, args)
+
+    def _outcome(self, name: str, args: tuple[Any, ...]) -> Any:
+        self.asked.append((name, *args))
+        outcome = self.outcomes.get(name)
+        if callable(outcome):
+            return outcome(*args)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+def a_tree() -> SnapshotTree:
+    return build_tree(VM, [Node(SNAPSHOT, "origin", None, 1)], SNAPSHOT)
+
+
+def refused(case: ErrorCase, desc: str = "why") -> Refused:
+    return Refused(case, desc)
+
+
+class DoorClient:
+    """Calls the application in-process; each answer is checked against the envelope and the OpenAPI document."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.stub = StubUseCases()
+        self.settings = Settings(**settings)
+        self.app: FastAPI = create_app(self.stub, self.settings)
+        self._schemas = AnswerSchemas(self.app.openapi())
+
+    def request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
+        """One request; ``raise_app_exceptions`` stays on: nothing may escape the application."""
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app, client=("192.0.2.7", 1234))
+            async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+                return await client.request(method, url, **arguments)
+
+        response = asyncio.run(send())
+        assert len(response.headers["X-Request-Id"]) == 32
+        if method != "HEAD" and response.headers["content-type"] != "image/png":
+            self._schemas.check(method, response)
+        return response
+
+    def get(self, url: str, **params: Any) -> dict[str, Any]:
+        """The envelope of a GET."""
+        return as_envelope(self.request("GET", url, params=params))
+
+    def post(self, url: str, body: Any) -> dict[str, Any]:
+        """The envelope of a POST."""
+        return as_envelope(self.request("POST", url, json=body))
+
+    def post_raw(self, url: str, raw: bytes, content_type: str = "application/json") -> dict[str, Any]:
+        headers = {"Content-Type": content_type} if content_type else {}
+        return as_envelope(self.request("POST", url, content=raw, headers=headers))
+
+
+def as_envelope(response: httpx.Response) -> dict[str, Any]:
+    envelope: dict[str, Any] = json.loads(response.content.decode("utf-8"))
+    assert list(envelope) == ENVELOPE
+    return envelope
+
+
+def must_fail(envelope: dict[str, Any], case: ErrorCase) -> str:
+    """The envelope is this case's, with a way through the project's frames; returns its ``desc``."""
+    assert envelope["scode"] == case.code, envelope
+    assert (envelope["message"], envelope["message_cn"]) == (case.value.message, case.value.message_cn)
+    assert envelope["data"] == {}
+    assert envelope["stack"]
+    desc: str = envelope["desc"]
+    return desc
+
+
+def identified(**more: Any) -> dict[str, Any]:
+    """A POST body that names the VM."""
+    return {"cluster_uuid": CLUSTER, "tenant": TENANT, "compute_uuid": VM, **more}
+
+
+class AnswerSchemas:
+    """The OpenAPI document's answer schemas, closed: an undocumented field is an error here."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = copy.deepcopy(document)
+        for schema in self.document["components"]["schemas"].values():
+            if schema.get("type") == "object" and "properties" in schema:
+                schema.setdefault("additionalProperties", False)
+
+    def check(self, method: str, response: httpx.Response) -> None:
+        """The answer is what the document says of this call, or the general error where it knows no such call."""
+        path = response.request.url.path
+        if path == "/openapi.json":
+            return
+        operation = self.document["paths"].get(path, {}).get(method.lower())
+        if operation is None and path.startswith("/v1/compute/vsd/snapshot/screenshot/"):
+            operation = self.document["paths"]["/v1/compute/vsd/snapshot/screenshot/{snapshot_uuid}.png"]["get"]
+        if operation is None:
+            schema: dict[str, Any] = {"$ref": "#/components/schemas/Failure_EmptyData_"}
+        else:
+            answers = operation["responses"]
+            answer = answers.get(str(response.status_code), answers["default"])
+            schema = answer["content"]["application/json"]["schema"]
+        jsonschema.Draft202012Validator({**schema, "components": self.document["components"]}).validate(response.json())
