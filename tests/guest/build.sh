@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# build.sh OUT: OUT/vmlinuz and OUT/initrd.gz, the tiny guest of tests, demo and benchmarks, for x86-64.
+# build.sh [--is-current] OUT: OUT/vmlinuz and OUT/initrd.gz, the tiny guest of tests, demo and benchmarks, for x86-64.
+# With --is-current it builds nothing and says by its status whether there is nothing to do.
 #
 # The kernel is the distribution's own, fetched with apt and unpacked, never installed; so is the static busybox.
 # Needs apt, dpkg-deb, gcc with a static libc, cpio, gzip, xz. Does nothing when its inputs have not changed.
 set -euo pipefail
 
-[ $# = 1 ] || { echo "usage: $0 OUT" >&2; exit 2; }
+only_look=
+if [ "${1-}" = --is-current ]; then
+  only_look=yes
+  shift
+fi
+[ $# = 1 ] || { echo "usage: $0 [--is-current] OUT" >&2; exit 2; }
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p -- "$1"
 out=$(cd -- "$1" && pwd)
@@ -14,6 +20,7 @@ stamp=$(cat -- "$here/witness.c" "$here/init" "$here/build.sh" | sha256sum | cut
 if [ -s "$out/vmlinuz" ] && [ -s "$out/initrd.gz" ] && [ "$(cat -- "$out/stamp" 2>/dev/null)" = "$stamp" ]; then
   exit 0
 fi
+[ -z "$only_look" ] || exit 1
 [ "$(dpkg --print-architecture)" = amd64 ] || { echo "the witness guest is built on amd64 only" >&2; exit 1; }
 
 work=$(mktemp -d)

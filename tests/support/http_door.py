@@ -9,6 +9,7 @@ import asyncio
 import copy
 import json
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import httpx
@@ -138,7 +139,7 @@ class DoorClient:
         self.stub = StubUseCases()
         self.settings = Settings(**settings)
         self.app: FastAPI = create_app(self.stub, self.settings)
-        self._schemas = AnswerSchemas(self.app.openapi())
+        self._schemas = answer_schemas()
 
     def request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
         """One request; ``raise_app_exceptions`` stays on: nothing may escape the application."""
@@ -186,6 +187,11 @@ def must_fail(envelope: dict[str, Any], case: ErrorCase) -> str:
 def identified(**more: Any) -> dict[str, Any]:
     """A POST body that names the VM."""
     return {"cluster_uuid": CLUSTER, "tenant": TENANT, "compute_uuid": VM, **more}
+
+
+@cache
+def answer_schemas() -> AnswerSchemas:
+    return AnswerSchemas(create_app(StubUseCases(), Settings()).openapi())
 
 
 class AnswerSchemas:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from stillframe.adapters.metadata.engines import Engines, make_engines
+from stillframe.adapters.metadata.engines import Engines, is_whole, make_engines
 from stillframe.adapters.metadata.failures import commit_errors, storage_errors
 from stillframe.adapters.metadata.journal import SqlJournal
 from stillframe.adapters.metadata.layers import SqlLayers
@@ -16,7 +16,7 @@ from stillframe.adapters.metadata.log import SqlLog
 from stillframe.adapters.metadata.migrations import bring_up_to_date
 from stillframe.adapters.metadata.schema import service_facts
 from stillframe.adapters.metadata.snapshots import SqlSnapshots
-from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.errors import ErrorCase, Failed, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +59,8 @@ class SqlMetadata:
         """Alone among writers, of other processes too, from its start; durable once the ``with`` block is left."""
         with storage_errors(), self._engines.writer.connect() as connection, connection.begin() as transaction:
             yield SqlTransaction(connection)
+            if not is_whole(connection):
+                raise Failed(ErrorCase.STORAGE_FAILED, "a statement of the transaction failed; nothing is committed")
             with commit_errors():
                 transaction.commit()
 

@@ -20,6 +20,7 @@ from stillframe.adapters.metadata.failures import file_errors
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 
 _PG_WRITER_LOCK = 0x5711_F4A3  # "stillframe": any number, but the same in every version for ever
+_PG_IN_TRANSACTION = 2  # libpq's PQTRANS_INTRANS; 3 is a transaction that has failed already
 _PG_CONNECT_TIMEOUT_S = 10
 _READERS_KEPT = 8
 _READERS_MORE = 32
@@ -58,6 +59,14 @@ def make_engines(url: str, lock_timeout_s: float) -> Engines:
         except ImportError as error:
             raise Failed(ErrorCase.STORAGE_FAILED, f"PostgreSQL needs the Python package {error.name}") from None
     raise Refused(ErrorCase.STORAGE_FAILED, f"the database must be sqlite or postgresql, not {backend}")
+
+
+def is_whole(connection: sa.Connection) -> bool:
+    """Whether the open transaction still holds all that was done in it; if not, a commit would say yes to nothing."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        return bool(driver.in_transaction)
+    return int(driver.info.transaction_status) == _PG_IN_TRANSACTION
 
 
 def _sqlite_engines(url: sa.URL, lock_timeout_s: float) -> Engines:
@@ -103,8 +112,16 @@ def _prepare_sqlite(engine: sa.Engine, *, begin: str, pragmas: tuple[str, ...]) 
     def on_begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql(begin)
 
+    def on_error(context: sa.ExceptionContext) -> None:
+        # After an error such as SQLITE_FULL the transaction is gone, and what follows would be committed statement
+        # by statement (https://www.sqlite.org/lang_transaction.html, "Response To Errors"). Nothing may follow.
+        if context.connection is not None and not is_whole(context.connection):
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
+    event.listen(engine, "handle_error", on_error)
 
 
 def _postgresql_engines(url: sa.URL, lock_timeout_s: float) -> Engines:

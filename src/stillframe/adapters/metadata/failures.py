@@ -52,8 +52,8 @@ def commit_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if not error.connection_invalidated:
-            raise
+        if not error.connection_invalidated or hasattr(error.orig, "sqlite_errorcode"):
+            raise  # SQLite has no connection to lose: a commit that fails there did not happen
         desc = "the database's connection broke during the commit, which may have happened"
         raise Unknown(ErrorCase.STORAGE_FAILED, desc).with_traceback(error.__traceback__) from None
 

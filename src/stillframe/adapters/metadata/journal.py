@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from stillframe.adapters.metadata.schema import operation_steps, operations, values_of
+from stillframe.adapters.metadata.uniqueness import is_unique
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.metadata import ACTIVE_STATES, OperationRow, OperationState, Slot
 
@@ -84,17 +84,14 @@ class SqlJournal:
         self._update(operation_uuid, progress=progress)
 
     def _take(self, key: str | None, statement: sa.Insert | sa.Update) -> None:
-        try:
-            # The savepoint keeps the transaction usable on PostgreSQL after the refusal.
-            with self._connection.begin_nested():
-                self._connection.execute(statement)
-        except IntegrityError:
-            holder = None if key is None else self._load_one(operations.c.lock_key == key)
-            if holder is None:
-                raise
-            since = datetime.fromtimestamp(holder.started_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            desc = f"{holder.kind} (operation {holder.uuid}) has been running on it since {since}"
-            raise Refused(ErrorCase.VM_BUSY, desc) from None
+        if is_unique(self._connection, statement):
+            return
+        holder = None if key is None else self._load_one(operations.c.lock_key == key)
+        if holder is None:
+            raise Failed(ErrorCase.STORAGE_FAILED, "the database does not take the operation: it is no new one")
+        since = datetime.fromtimestamp(holder.started_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        desc = f"{holder.kind} (operation {holder.uuid}) has been running on it since {since}"
+        raise Refused(ErrorCase.VM_BUSY, desc)
 
     def _record_step(self, operation_uuid: str, step: str) -> None:
         mine = operation_steps.c.operation_uuid == operation_uuid

@@ -33,7 +33,7 @@ class AnyText(sa.types.TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
         # SQLite compares bytes by default; PostgreSQL compares in the cluster's language unless told.
-        return dialect.type_descriptor(sa.Text(collation="C" if dialect.name == "postgresql" else None))
+        return sa.Text(collation="C") if dialect.name == "postgresql" else self.impl_instance
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         del dialect

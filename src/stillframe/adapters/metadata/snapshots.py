@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from stillframe.adapters.metadata.schema import (
     AnyText,
@@ -16,8 +15,9 @@ from stillframe.adapters.metadata.schema import (
     values_of,
     vm_heads,
 )
+from stillframe.adapters.metadata.uniqueness import is_unique
 from stillframe.adapters.metadata.vms import ensure_vm, next_seq
-from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.tree import Node
 
@@ -61,14 +61,10 @@ class SqlSnapshots:
 
     def insert(self, snapshot: Snapshot) -> Snapshot:
         published = replace(snapshot, seq=next_seq(self._connection, snapshot.vm_uuid))
-        try:
-            # The savepoint keeps the transaction usable on PostgreSQL after the refusal.
-            with self._connection.begin_nested():
-                self._connection.execute(sa.insert(snapshots).values(values_of(published, snapshots)))
-        except IntegrityError:
-            if self.by_name(snapshot.vm_uuid, snapshot.name) is None:
-                raise
-            raise Refused(ErrorCase.NAME_TAKEN, f'"{snapshot.name}"') from None
+        if not is_unique(self._connection, sa.insert(snapshots).values(values_of(published, snapshots))):
+            if self.by_name(snapshot.vm_uuid, snapshot.name) is not None:
+                raise Refused(ErrorCase.NAME_TAKEN, f'"{snapshot.name}"')
+            raise Failed(ErrorCase.STORAGE_FAILED, f"the database does not take {snapshot.described}")
         for position, disk in enumerate(published.disks):
             self._connection.execute(
                 sa.insert(disk_snapshots).values(

@@ -105,6 +105,10 @@ def _kill(process: subprocess.Popen[str], command: str, path: str, timeout_s: fl
     try:
         process.communicate(timeout=_KILL_WAIT_S)
     except subprocess.TimeoutExpired:
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        process.poll()
         raise Unknown(
             ErrorCase.STORAGE_FAILED,
             f"{path}: qemu-img {command} did not answer within {timeout_s:g} s and cannot be ended; the storage hangs",

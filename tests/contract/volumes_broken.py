@@ -1,0 +1,195 @@
+"""Volumes that break one promise each, and the check of the suite that must see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from contract.volumes_bench import run
+from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
+from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.ports.volumes import ImageInfo
+
+
+class Unbroken(Qcow2Volumes):
+    def __init__(self) -> None:
+        super().__init__(lock_wait_s=0.2)
+
+    def size_of(self, path: str, image_format: str) -> int:
+        info = super().probe_image(path, image_format)
+        assert info is not None
+        return info.virtual_bytes
+
+
+class ErrorThoughStored(Unbroken):
+    """The overlay is there, the reply says that it failed."""
+
+    def ensure_overlay(self, path: str, backing_path: str, backing_format: str) -> None:
+        super().ensure_overlay(path, backing_path, backing_format)
+        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: the reply was lost")
+
+
+class StoresThoughRefused(Unbroken):
+    """A missing backing image is noticed, after the overlay was made."""
+
+    def ensure_overlay(self, path: str, backing_path: str, backing_format: str) -> None:
+        if not Path(backing_path).exists():
+            Path(path).parent.mkdir()
+            run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", backing_path, "-F", "qcow2", path, "1M")
+        super().ensure_overlay(path, backing_path, backing_format)
+
+
+class ReplacesAnyFile(Unbroken):
+    def ensure_overlay(self, path: str, backing_path: str, backing_format: str) -> None:
+        Path(path).unlink(missing_ok=True)
+        super().ensure_overlay(path, backing_path, backing_format)
+
+
+class KeepsOldOverlay(Unbroken):
+    """Takes "it exists" for "it is done"."""
+
+    def ensure_overlay(self, path: str, backing_path: str, backing_format: str) -> None:
+        if not Path(path).exists():
+            super().ensure_overlay(path, backing_path, backing_format)
+
+
+class OwnsEverything(Unbroken):
+    """Overlays belong to the service, whoever runs QEMU."""
+
+    def ensure_overlay(self, path: str, backing_path: str, backing_format: str) -> None:
+        super().ensure_overlay(path, backing_path, backing_format)
+        Path(path).chmod(0o600)
+        os.chown(path, os.geteuid(), os.getegid())
+
+
+class TakesTheLock(Unbroken):
+    """Asks a running QEMU for its lock before it looks."""
+
+    def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
+        if Path(path).is_file():
+            run("qemu-img", "info", "-f", image_format, path)
+        return super().probe_image(path, image_format)
+
+
+class FailureIsAbsence(Unbroken):
+    def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
+        try:
+            return super().probe_image(path, image_format)
+        except Failed:
+            return None
+
+
+class FollowsTheChain(Unbroken):
+    def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
+        if Path(path).is_file():
+            chain = ["qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f", image_format, path]
+            answer = subprocess.run(chain, check=False, capture_output=True)
+            if answer.returncode:
+                raise Failed(ErrorCase.STORAGE_FAILED, path)
+            json.loads(answer.stdout)
+        return super().probe_image(path, image_format)
+
+
+class ListsEverything(Unbroken):
+    def list_owned(self, directory: str) -> list[str]:
+        path = Path(directory)
+        return sorted(str(entry) for entry in path.iterdir()) if path.is_dir() else []
+
+
+class CommitLosesZeroes(Unbroken):
+    """Merges by copying what is not zero."""
+
+    def ensure_committed(self, top_path: str, base_path: str) -> None:
+        top = self.probe_image(top_path, "qcow2")
+        assert top is not None
+        copy = f"{top_path}.raw"
+        run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", top_path, copy)
+        contents = Path(copy).read_bytes()
+        Path(copy).unlink()
+        step = 64 * 1024
+        commands = []
+        for at in range(0, len(contents), step):
+            block = contents[at : at + step]
+            if any(block):
+                commands += ["-c", f"write -P {block[0]} {at} {len(block)}"]
+        run("qemu-io", "-f", top.backing_format, *commands, base_path)
+
+
+class CommitDoesNotGrow(Unbroken):
+    def ensure_committed(self, top_path: str, base_path: str) -> None:
+        top = self.probe_image(top_path, "qcow2")
+        assert top is not None
+        size = self.size_of(base_path, top.backing_format)
+        super().ensure_committed(top_path, base_path)
+        run("qemu-img", "resize", "-q", "--shrink", "-f", top.backing_format, base_path, str(size))
+
+
+class CommitDoesNotShrink(Unbroken):
+    """What qemu-img commit does by itself."""
+
+    def ensure_committed(self, top_path: str, base_path: str) -> None:
+        run("qemu-img", "commit", "-q", "-d", "-f", "qcow2", "-b", base_path, top_path)
+
+
+class CommitsIntoAnything(Unbroken):
+    """Makes the base fit first, instead of asking whether it does."""
+
+    def ensure_committed(self, top_path: str, base_path: str) -> None:
+        top = self.probe_image(top_path, "qcow2")
+        if top is not None and top.backing_path != base_path and Path(base_path).exists():
+            self.ensure_backing(top_path, base_path, "raw")
+        super().ensure_committed(top_path, base_path)
+
+
+class RebaseMovesData(Unbroken):
+    """A safe rebase: the image goes on reading what it read before."""
+
+    def ensure_backing(self, path: str, backing_path: str, backing_format: str) -> None:
+        run("qemu-img", "rebase", "-q", "-f", "qcow2", "-b", backing_path, "-F", backing_format, path)
+
+
+class DropsAnything(Unbroken):
+    def ensure_dropped(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class DropsTheDirectory(Unbroken):
+    def ensure_dropped(self, path: str) -> None:
+        super().ensure_dropped(path)
+        shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+
+class LeavesTheDirectory(Unbroken):
+    def ensure_dropped(self, path: str) -> None:
+        existed = Path(path).parent.exists()
+        super().ensure_dropped(path)
+        if existed:
+            Path(path).parent.mkdir(exist_ok=True)
+
+
+BROKEN: tuple[tuple[type[Unbroken], str], ...] = (
+    (ErrorThoughStored, "check_overlay_reads_as_its_backing_image"),
+    (StoresThoughRefused, "check_overlay_without_backing_leaves_nothing"),
+    (ReplacesAnyFile, "check_overlay_refuses_any_other_file"),
+    (ReplacesAnyFile, "check_overlay_in_use_is_not_replaced"),
+    (KeepsOldOverlay, "check_overlay_replaces_one_on_the_same_backing"),
+    (OwnsEverything, "check_overlay_follows_owner_and_mode"),
+    (TakesTheLock, "check_probe_looks_at_an_open_image"),
+    (TakesTheLock, "check_overlay_on_an_open_image"),
+    (FailureIsAbsence, "check_probe_failure_is_not_absence"),
+    (FailureIsAbsence, "check_probe_refuses_what_is_not_a_plain_file"),
+    (FollowsTheChain, "check_probe_does_not_follow_the_chain"),
+    (ListsEverything, "check_list_owned_takes_only_names_of_the_service"),
+    (ListsEverything, "check_list_owned_failure_is_not_emptiness"),
+    (CommitLosesZeroes, "check_commit_moves_data_zeroes_and_discards"),
+    (CommitDoesNotGrow, "check_commit_grows_the_base"),
+    (CommitDoesNotShrink, "check_commit_of_a_smaller_top_uncovers_nothing_above"),
+    (CommitsIntoAnything, "check_commit_refuses_another_base"),
+    (RebaseMovesData, "check_backing_changes_the_header_alone"),
+    (DropsAnything, "check_drop_refuses_foreign_files"),
+    (DropsTheDirectory, "check_drop_leaves_what_others_put_there"),
+    (LeavesTheDirectory, "check_drop_removes_file_and_empty_directory"),
+)

@@ -1,0 +1,315 @@
+"""A real service in a process of its own, on a private state directory, spoken to over HTTP.
+
+Everything it starts ends with it: the service, its guests' QEMU processes (by the pids that libvirt noted), its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from blake3 import blake3
+
+STILLFRAME = str(Path(sys.prefix) / "bin" / "stillframe")
+SNAPSHOT = "/v1/compute/vsd/snapshot"
+
+
+class CallFailedError(AssertionError):
+    """The envelope said no; ``scode`` and ``answer`` tell how."""
+
+    def __init__(self, path: str, answer: dict[str, Any]) -> None:
+        super().__init__(f"{path}: {json.dumps(answer, ensure_ascii=False)}")
+        self.scode = answer["scode"]
+        self.answer = answer
+
+
+class Service:
+    """Start, stop, kill and call one service. ``state`` lies in /tmp: QEMU's sockets need a short path."""
+
+    def __init__(self, connect: str = "", **settings: str) -> None:
+        self.state = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+        self.connect = connect or f"qemu:///embed?root={self.state / 'libvirt'}"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_path = self.state / "service.log"
+        self._environment = {**os.environ, **{f"STILLFRAME_{k.upper()}": v for k, v in settings.items()}}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(base_url=self.url, timeout=300)
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Service:
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [STILLFRAME, "serve", "--listen", f"127.0.0.1:{self.port}", "--state", str(self.state)]
+                + ["--connect", self.connect],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+        eventually(self._is_up, "the service answers", timeout_s=60)
+        return self
+
+    def _is_up(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"the service ended: {self.log_path.read_text(errors='replace')[-4000:]}")
+        return (self.state / "service.json").exists()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+
+    def destroy(self) -> None:
+        """Stop everything and remove every file, also after a failed test."""
+        self.http.close()
+        self.stop()
+        for pid_file in (self.state / "libvirt" / "run" / "qemu").glob("*.pid"):
+            with contextlib.suppress(OSError, ValueError):
+                end_process(int(pid_file.read_text()))
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def raw(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        response = self.http.request(method, path, **kwargs)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def get(self, path: str, **params: Any) -> Any:
+        answer = self.raw("GET", path, params=params)
+        if answer["scode"] != 0:
+            raise CallFailedError(path, answer)
+        return answer["data"]
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = self.raw("POST", path, json=body)
+        if answer["scode"] != 0:
+            raise CallFailedError(path, answer)
+        return answer["data"]
+
+    def cli(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [STILLFRAME, *arguments, "--state", str(self.state)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"{arguments}: {done.stderr}")
+        return done.stdout.strip()
+
+    def guest(self, name: str, **spec: int | bool) -> Vm:
+        """A witness guest that ticks."""
+        uuid = self.post("/v1/stillframe/guest/create", name=name, **spec)["uuid"]
+        console = Path(self.get("/v1/stillframe/guest/console", name=name)["path"])
+        vm = Vm(self, uuid, name, console)
+        vm.await_ticks(20)
+        return vm
+
+
+class Vm:
+    """One VM of the service, with the nine calls bound to it."""
+
+    def __init__(self, service: Service, uuid: str, name: str, console: Path | None = None) -> None:
+        self.service = service
+        self.uuid = uuid
+        self.name = name
+        self.console = console
+
+    def _get(self, call: str, **params: Any) -> Any:
+        return self.service.get(f"{SNAPSHOT}/{call}", cluster_uuid="", compute_uuid=self.uuid, **params)
+
+    def post(self, path: str, **body: Any) -> Any:
+        return self.service.post(path, cluster_uuid="", compute_uuid=self.uuid, **body)
+
+    def list(self, **params: Any) -> Any:
+        return self._get("list", **params)
+
+    def names(self) -> list[str]:
+        return [row["name"] for row in self.list(filter_name="")["list"]]
+
+    def get(self, name: str) -> Any:
+        return self._get("get", name=name)
+
+    def head(self) -> Any:
+        return self._get("head")
+
+    def tree(self) -> Any:
+        return self._get("tree")["tree"]
+
+    def create(self, name: str, *, memory: bool = False, description: str = "", wait: bool = True) -> Any:
+        self.post(f"{SNAPSHOT}/create", name=name, description=description, domain_memory=memory)
+        if memory and wait:
+            self.await_memory(name)
+        return self.get(name)
+
+    def await_memory(self, name: str) -> Any:
+        def settled() -> bool:
+            return self.get(name)["attr"]["status"] in ("available", "failed")
+
+        eventually(settled, f"memory of {name} is saved", timeout_s=120)
+        snapshot = self.get(name)
+        assert snapshot["attr"]["status"] == "available", snapshot["attr"]
+        return snapshot
+
+    def rollback(self, name: str, *, memory: bool = False) -> Any:
+        return self.post(f"{SNAPSHOT}/rollback", name=name, domain_memory=memory)
+
+    def delete(self, name: str) -> Any:
+        return self.post(f"{SNAPSHOT}/delete", name=name)
+
+    def modify(self, name: str, **body: Any) -> Any:
+        return self.post(f"{SNAPSHOT}/modify", name=name, **body)
+
+    def inspect(self) -> Any:
+        return self.service.get("/v1/compute/inspect", cluster_uuid="", compute_uuid=self.uuid)
+
+    def state(self) -> str:
+        state: str = self.inspect()["state"]
+        return state
+
+    def disk_path(self, target: str = "vda") -> str:
+        """The file that the disk writes to now."""
+        for disk in self.inspect()["disks"]:
+            if disk["disk_target_device"] == target:
+                source = disk["disk_vsd_source"]
+                return f"{source['pool_name']}/{source['volume_name']}"
+        raise AssertionError(f"no disk {target}")
+
+    def start(self) -> None:
+        self.post("/v1/compute/start")
+
+    def shutoff(self) -> None:
+        self.post("/v1/compute/shutoff")
+
+    # --- the witness ------------------------------------------------------------------------------------------------
+
+    def witness(self) -> Witness:
+        assert self.console is not None
+        return Witness(self.console)
+
+    def await_ticks(self, count: int, timeout_s: float = 90) -> None:
+        """Return when the witness has printed this many more ticks."""
+        witness = self.witness()
+        before = len(witness.ticks())
+        eventually(
+            lambda: len(witness.ticks()) >= before + count, f"{self.name} ticks {count} times", timeout_s=timeout_s
+        )
+
+
+class Witness:
+    """The lines of a witness guest's console: ``T <boot id> <n>``, ``B …`` at boot, ``TORN …`` when torn."""
+
+    def __init__(self, console: Path) -> None:
+        self.console = console
+
+    def lines(self) -> list[str]:
+        text = self.console.read_bytes().decode(errors="replace")
+        return [line.strip() for line in text.split("\n")[:-1]]
+
+    def ticks(self) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        for line in self.lines():
+            words = line.split()
+            if len(words) == 3 and words[0] == "T" and words[2].isdigit():
+                found.append((words[1], int(words[2])))
+        return found
+
+    def torn(self) -> list[str]:
+        return [line for line in self.lines() if "TORN" in line]
+
+    def boots(self) -> list[str]:
+        return [line for line in self.lines() if line.startswith("B ")]
+
+    def jumps(self) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+        """Neighbouring ticks that do not follow each other: one per rollback or boot, none otherwise."""
+        ticks = self.ticks()
+        return [(a, b) for a, b in zip(ticks, ticks[1:], strict=False) if a[0] != b[0] or b[1] != a[1] + 1]
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 30, poll_s: float = 0.05) -> None:
+    """Wait for a state that must come; the limit only ends a test that would hang."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"never came: {what}")
+        time.sleep(poll_s)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def end_process(pid: int) -> None:
+    """SIGKILL a process that we started, and wait until it is gone or a zombie."""
+    os.kill(pid, signal.SIGKILL)
+
+    def gone() -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    eventually(gone, f"process {pid} ends", timeout_s=10)
+
+
+@contextlib.contextmanager
+def running_service(connect: str = "", **settings: str) -> Iterator[Service]:
+    service = Service(connect, **settings)
+    try:
+        yield service.start()
+    finally:
+        service.destroy()
+
+
+def checksum_image(path: str, image_format: str = "qcow2") -> str:
+    """A checksum of everything that can be read through this image and its backing chain, lock or no lock."""
+    with tempfile.NamedTemporaryFile(prefix="sf-raw-", dir="/tmp") as raw:
+        command = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", path, raw.name]
+        subprocess.run(command, check=True, capture_output=True)
+        return sparse_checksum(raw.name)
+
+
+def sparse_checksum(path: str) -> str:
+    """blake3 over the non-zero MiB of a file, each with its number."""
+    digest = blake3()
+    zeroes = bytes(1 << 20)
+    with Path(path).open("rb") as file:
+        number = 0
+        while chunk := file.read(1 << 20):
+            if chunk != zeroes[: len(chunk)]:
+                digest.update(number.to_bytes(8, "big") + chunk)
+            number += 1
+    return str(digest.hexdigest())
