@@ -94,4 +94,5 @@ def fails_with(case: ErrorCase = ErrorCase.STORAGE_FAILED, *words: str) -> Itera
 
 
 def names_in(directory: Path) -> set[str]:
+    assert directory.is_dir(), f"{directory} is gone"
     return {path.name for path in directory.iterdir()}

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Self
 
 import uvicorn
 from fastapi import FastAPI
@@ -42,7 +43,7 @@ class RawConnection:
         self._socket = socket.create_connection(address, timeout=10)
         self._stream = self._socket.makefile("rb")
 
-    def __enter__(self) -> RawConnection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

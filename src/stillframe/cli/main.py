@@ -199,13 +199,18 @@ def _uuid_of(service: Settings, machine: str) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns; wide characters count twice, and what could move a terminal's cursor is shown as "?"."""
-    shown = [["".join(char if char.isprintable() else "?" for char in cell) for cell in row] for row in rows]
+    """Aligned columns; wide characters count twice."""
+    shown = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(*shown, strict=True)]
     return [
         "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in shown
     ]
+
+
+def _printable(text: str) -> str:
+    """What could move a terminal's cursor is shown as "?": names are chosen by others."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _width(text: str) -> int:
@@ -214,7 +219,7 @@ def _width(text: str) -> int:
 
 def _complain(*lines: str) -> None:
     for line in lines:
-        typer.echo(line, err=True)
+        typer.echo(_printable(line), err=True)
 
 
 if __name__ == "__main__":

@@ -202,7 +202,12 @@ def _publish(world: World, plan: CreatePlan, scratch: Scratch) -> None:
         runtime_xml=point.runtime_xml,
     )
     row = new_row(
-        world, plan.vm_uuid, Slot.MEMORY, save_memory.KIND, OperationState.RUNNING, save_memory.OPERATION.encode(saving)
+        world,
+        plan.vm_uuid,
+        Slot.MEMORY,
+        save_memory.KIND,
+        state=OperationState.RUNNING,
+        plan=save_memory.OPERATION.encode(saving),
     )
     scratch["saving"] = (row, saving)
 

@@ -98,9 +98,7 @@ class Recovery:
             self._runner.drive(row.uuid, operation, plan, done)
             return
         cause = Failed(ErrorCase.INTERRUPTED, row.error or "the service ended in the middle of it")
-        self._runner.undo(
-            row.uuid, operation, plan, steps, cause, holds_slot=row.state is not OperationState.LEFT
-        )
+        self._runner.undo(row.uuid, operation, plan, steps, cause, holds_slot=row.state is not OperationState.LEFT)
 
     def _finish_logged(self, row: OperationRow) -> None:
         try:

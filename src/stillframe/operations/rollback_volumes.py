@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from stillframe.domain import rules
 from stillframe.domain.errors import ErrorCase, Refused
-from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
-from stillframe.operations.disks import place_disks
+from stillframe.operations.disks import PlacedDisk, place_disks
 from stillframe.operations.requests import Cluster, DiskRef
 from stillframe.operations.rollback import (
     DiskReturn,
@@ -58,20 +57,12 @@ def plan_volume(world: World, cluster: Cluster, vm: Vm, entry: DiskRef) -> Volum
         snapshots = tx.snapshots.of_vm(vm.uuid)
         volumes, layers = tx.layers.volumes(vm.uuid), tx.layers.layers(vm.uuid)
     rules.check_nothing_saving(vm, snapshots)
-    found = _find(vm, volumes, layers, snapshots, cluster, entry)
-    return VolumePlan(vm.uuid, plan_disk(world, vm.uuid, found))
+    placed = place_disks(vm, cluster.uuid, volumes, layers)
+    return VolumePlan(vm.uuid, plan_disk(world, vm.uuid, _find(vm, placed, snapshots, entry)))
 
 
-def _find(
-    vm: Vm,
-    volumes: Sequence[Volume],
-    layers: Sequence[Layer],
-    snapshots: Sequence[Snapshot],
-    cluster: Cluster,
-    entry: DiskRef,
-) -> DiskSnapshot:
-    attached = {p.volume.uuid: p.disk for p in place_disks(vm, cluster.uuid, volumes, layers) if p.known}
-    disk = attached.get(entry.VolumeUuid)
+def _find(vm: Vm, placed: Sequence[PlacedDisk], snapshots: Sequence[Snapshot], entry: DiskRef) -> DiskSnapshot:
+    disk = {p.volume.uuid: p.disk for p in placed if p.known}.get(entry.VolumeUuid)
     if disk is None:
         raise Refused(ErrorCase.VOLUME_UNKNOWN, f"volume {entry.VolumeUuid} is not a disk of {vm.described}")
     if disk.target != entry.DiskDrive:

@@ -204,6 +204,7 @@ def new_row(
     vm_uuid: str,
     slot: Slot,
     kind: str,
+    *,
     state: OperationState = OperationState.PLANNING,
     plan: str = "",
 ) -> OperationRow:

@@ -77,9 +77,7 @@ def _record(tx: Transaction, plan: SaveMemoryPlan, scratch: Scratch) -> None:
     checksum, size_bytes = scratch["sealed"]
     tx.snapshots.set_memory(
         plan.snapshot_uuid,
-        replace(
-            plan.memory, status=MemoryStatus.AVAILABLE, progress=100, checksum=checksum, size_bytes=size_bytes
-        ),
+        replace(plan.memory, status=MemoryStatus.AVAILABLE, progress=100, checksum=checksum, size_bytes=size_bytes),
     )
 
 

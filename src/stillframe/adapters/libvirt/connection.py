@@ -70,7 +70,7 @@ _event_loop_running = False
 
 
 def _ensure_event_loop() -> None:
-    """libvirt's default event loop in a thread of its own; one per process, registered before the first open."""
+    """Libvirt's default event loop in a thread of its own; one per process, registered before the first open."""
     global _event_loop_running  # noqa: PLW0603 -- libvirt's event implementation is per process, so is this fact
     with _event_loop_lock:
         if _event_loop_running:
@@ -161,9 +161,7 @@ class Connection:
             return future.result(timeout=limit_s)
         except FutureTimeoutError:
             future.cancel()
-            raise Unknown(
-                ErrorCase.HYPERVISOR_FAILED, f"{what}: no answer from libvirt within {limit_s:g} s"
-            ) from None
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, f"{what}: no answer from libvirt within {limit_s:g} s") from None
 
     def domain_call(self, what: str, vm_uuid: str, act: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
         """Like ``call`` with the domain looked up first; ``what`` and the uuid go into errors."""
@@ -245,7 +243,7 @@ def _pid_alive(pid_file: Path) -> bool:
 
 
 def typed_error(what: str, error: libvirt.libvirtError, *, alive: bool) -> StillframeError:
-    """libvirt's error as one of ours; its own words stay in ``desc``."""
+    """Libvirt's error as one of ours; its own words stay in ``desc``."""
     code = error.get_error_code()
     words = f"{what}: {error.get_error_message()}"
     if code == libvirt.VIR_ERR_NO_DOMAIN:

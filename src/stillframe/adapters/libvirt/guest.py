@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ _TRIAL_S = 4.0
 _MIB = 1 << 20
 
 
+@dataclass(frozen=True)
+class _Files:
+    directory: Path
+    kernel: Path
+    initrd: Path
+    disks: list[Path]
+
+
 def guest_image_dir() -> Path:
     return Path(sys.prefix) / "share" / "stillframe" / "guest"
 
@@ -47,14 +56,17 @@ class LibvirtGuests:
     def create(self, spec: GuestSpec) -> str:
         kernel, initrd = self._image_dir / "vmlinuz", self._image_dir / "initrd.gz"
         if not (kernel.is_file() and initrd.is_file()):
-            raise Failed(ErrorCase.STORAGE_FAILED, f"the witness guest is not built in {self._image_dir}: run make setup")
+            raise Failed(
+                ErrorCase.STORAGE_FAILED, f"the witness guest is not built in {self._image_dir}: run make setup"
+            )
         if self._exists(spec.name):
             raise Refused(ErrorCase.NAME_OF_VM_TAKEN, f'"{spec.name}"')
         vm_uuid = str(uuid.uuid4())
         directory = self._root / vm_uuid
         try:
             disks = self._make_files(directory, spec.disks)
-            xml = _guest_xml(spec, vm_uuid, self._domain_type, directory, kernel, initrd, disks)
+            files = _Files(directory, kernel, initrd, disks)
+            xml = _guest_xml(spec, vm_uuid, self._domain_type, files)
             self._connection.call(f'start guest "{spec.name}"', lambda conn: _define_and_start(conn, xml), timeout_s=90)
         except StillframeError:
             shutil.rmtree(directory, ignore_errors=True)
@@ -109,7 +121,7 @@ class LibvirtGuests:
 
     def _qemu_img(self, disk: Path) -> None:
         done = subprocess.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", str(disk), str(_DISK_BYTES)],
+            ["qemu-img", "create", "-q", "-f", "qcow2", str(disk), str(_DISK_BYTES)],  # noqa: S607 -- from PATH, as QEMU is
             capture_output=True,
             text=True,
             check=False,
@@ -136,7 +148,9 @@ def _kvm_runs_a_guest(image_dir: Path) -> bool:
         arguments = [program, "-accel", "kvm", "-machine", "q35", "-cpu", "max", "-m", "128", "-nodefaults"]
         arguments += ["-display", "none", "-no-reboot", "-serial", f"file:{console}", "-append", "console=ttyS0"]
         arguments += ["-kernel", str(image_dir / "vmlinuz"), "-initrd", str(image_dir / "initrd.gz")]
-        trial = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        trial = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             deadline = time.monotonic() + _TRIAL_S
             while time.monotonic() < deadline and trial.poll() is None:
@@ -175,15 +189,13 @@ def _directory_of(conn: Any, name: str) -> str:
     raise Refused(ErrorCase.VM_UNKNOWN, f'no guest "{name}"')
 
 
-def _guest_xml(
-    spec: GuestSpec, vm_uuid: str, domain_type: str, directory: Path, kernel: Path, initrd: Path, disks: list[Path]
-) -> str:
+def _guest_xml(spec: GuestSpec, vm_uuid: str, domain_type: str, files: _Files) -> str:
     root = etree.Element("domain", type=domain_type)
     _text(root, "name", spec.name)
     _text(root, "uuid", vm_uuid)
     metadata = etree.SubElement(root, "metadata")
     etree.SubElement(
-        metadata, f"{{{_GUEST_URI}}}guest", {"directory": str(directory)}, nsmap={"witness": _GUEST_URI}
+        metadata, f"{{{_GUEST_URI}}}guest", {"directory": str(files.directory)}, nsmap={"witness": _GUEST_URI}
     )
     _text(root, "memory", str(spec.memory_mib), unit="MiB")
     _text(root, "vcpu", "1")
@@ -193,19 +205,19 @@ def _guest_xml(
         etree.SubElement(backing, "access", mode="private")
     operating_system = etree.SubElement(root, "os")
     _text(operating_system, "type", "hvm", arch="x86_64", machine="q35")
-    _text(operating_system, "kernel", str(kernel))
-    _text(operating_system, "initrd", str(initrd))
+    _text(operating_system, "kernel", str(files.kernel))
+    _text(operating_system, "initrd", str(files.initrd))
     _text(operating_system, "cmdline", f"console=ttyS0 quiet mb={spec.fill_mib} dirty={spec.dirty_pages}")
     etree.SubElement(etree.SubElement(root, "features"), "acpi")
     etree.SubElement(root, "cpu", mode="maximum" if domain_type == "qemu" else "host-passthrough")
     devices = etree.SubElement(root, "devices")
-    for number, path in enumerate(disks):
+    for number, path in enumerate(files.disks):
         disk = etree.SubElement(devices, "disk", type="file", device="disk")
         etree.SubElement(disk, "driver", name="qemu", type="qcow2", cache="none", discard="unmap")
         etree.SubElement(disk, "source", file=str(path))
         etree.SubElement(disk, "target", dev=f"vd{chr(ord('a') + number)}", bus="virtio")
     serial = etree.SubElement(devices, "serial", type="file")
-    etree.SubElement(serial, "source", path=str(directory / "console.log"), append="on")
+    etree.SubElement(serial, "source", path=str(files.directory / "console.log"), append="on")
     etree.SubElement(serial, "target", port="0")
     etree.SubElement(devices, "graphics", type="vnc", autoport="yes", listen="127.0.0.1")
     etree.SubElement(etree.SubElement(devices, "video"), "model", type="vga")

@@ -75,7 +75,7 @@ def _is_ready(domain: Any, target: str) -> bool:
 
 
 def _await_settled(domain: Any, target: str, top_path: str) -> None:
-    """libvirt ends the job a moment after the request; the XML tells when."""
+    """Libvirt ends the job a moment after the request; the XML tells when."""
     deadline = time.monotonic() + _SETTLE_TIMEOUT_S
     while domain.blockJobInfo(target, 0):
         if time.monotonic() > deadline:

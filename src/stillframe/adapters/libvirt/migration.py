@@ -147,11 +147,11 @@ def cancel(qmp: Qmp) -> None:
 def our_fdsets(qmp: Qmp, memory_path: str) -> list[int]:
     """The descriptor sets that a capture into this file has left in QEMU."""
     wanted = _OPAQUE_PREFIX + memory_path
-    found: list[int] = []
-    for fdset in qmp.run("query-fdsets"):
-        if any(fd.get("opaque") == wanted for fd in fdset.get("fds", [])):
-            found.append(int(fdset["fdset-id"]))
-    return found
+    return [
+        int(fdset["fdset-id"])
+        for fdset in qmp.run("query-fdsets")
+        if any(fd.get("opaque") == wanted for fd in fdset.get("fds", []))
+    ]
 
 
 def release(qmp: Qmp, memory_path: str) -> None:

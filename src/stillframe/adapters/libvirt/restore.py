@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -27,11 +27,11 @@ class LibvirtRestorer:
         save_image.write_header(memory_path, runtime_xml)
 
     def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:
-        """libvirt restores from the untouched file; only the XML that is used differs in its disks.
+        """Libvirt restores from the untouched file; only the XML that is used differs in its disks.
 
         Source: libvirt's virDomainRestoreFlags (dxml).
         """
-        if not os.path.isabs(memory_path):
+        if not Path(memory_path).is_absolute():
             raise Failed(ErrorCase.HYPERVISOR_FAILED, "the memory file's path is not absolute")
         runtime_xml = save_image.read_header_xml(memory_path)
 

@@ -1,0 +1,44 @@
+# Two commands do for a fresh machine: `make demo` and `make test`. Both install what is missing first.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+# Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
+
+.PHONY: help setup demo up test test-fast lint bench docs-errors clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing (Debian packages, .venv, the witness guest); quick when nothing is
+	@scripts/setup.sh
+
+demo: setup ## the story: a real guest, snapshots with and without memory, rollback, tree, delete
+	@$(AS_ROOT) $(PYTHON) scripts/demo.py
+
+up: setup ## the service with the witness guest in the foreground, for trying things out
+	@$(AS_ROOT) $(PYTHON) scripts/demo.py up
+
+test: setup ## the whole test suite, real guests included
+	$(AS_ROOT) $(PYTHON) -m pytest
+
+test-fast: setup ## the tests that boot no guest, under a minute
+	$(PYTHON) -m pytest -m "not guest"
+
+lint: setup ## ruff, mypy --strict, import-linter
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: setup ## measure against virsh and write docs/benchmarks.md
+	$(AS_ROOT) $(PYTHON) benchmarks/bench.py --write docs/benchmarks.md
+
+docs-errors: setup ## write docs/errors.md from the error catalogue
+	$(PYTHON) -m stillframe.domain.errors_page >docs/errors.md.new
+	mv docs/errors.md.new docs/errors.md
+
+clean: ## remove everything that was built or installed into this directory
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

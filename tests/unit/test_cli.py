@@ -1,0 +1,260 @@
+"""The command line against a real service's door on loopback: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stillframe.cli.main import main
+from stillframe.domain.errors import ErrorCase
+from stillframe.operations.requests import Caller, GuestSpec, VmPage, VmQuery, VmRef
+from stillframe.settings import Settings
+from support.http_door import CLUSTER, VM, DoorClient, a_row, refused
+from support.http_server import serving
+
+CALLER = Caller("anonymous", "127.0.0.1")
+OTHER_VM = "11111111-2222-4333-8444-555555555555"
+
+Run = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[DoorClient, str]]:
+    door = DoorClient()
+    with serving(door.app) as (host, port):
+        yield door, f"http://{host}:{port}"
+
+
+@pytest.fixture
+def door(served: tuple[DoorClient, str]) -> DoorClient:
+    door, _ = served
+    door.stub.__init__()  # type: ignore[misc]
+    return door
+
+
+@pytest.fixture
+def state(served: tuple[DoorClient, str], tmp_path: Path) -> Path:
+    (tmp_path / "service.json").write_text(json.dumps({"url": served[1], "pid": 1}))
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run one command as the installed program does."""
+
+    def run_command(*arguments: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["stillframe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err + printed.out
+        return SimpleNamespace(code=ended.value.code or 0, out=printed.out, err=printed.err)
+
+    return run_command
+
+
+def test_vm_list_is_a_table(run: Run, state: Path, door: DoorClient) -> None:
+    rows = (a_row(), replace(a_row(), uuid=OTHER_VM, tenant="研发部", name="evil\x1b[2Jname"))
+    door.stub.outcomes["list_vms"] = VmPage(rows, 2)
+    result = run("vm", "list", "--state", state)
+    assert result.code == 0
+    assert result.out.splitlines() == [
+        "uuid                                  state    action    tenant   name",
+        f"{VM}  running  noaction  default  测试",
+        f"{OTHER_VM}  running  noaction  研发部   evil?[2Jname",
+    ]
+
+
+def test_vm_list_as_json_is_the_apis_rows(run: Run, state: Path, door: DoorClient) -> None:
+    result = run("vm", "list", "--json", "--state", state)
+    assert [row["uuid"] for row in json.loads(result.out)] == [VM]
+    assert "测试" in result.out
+
+
+def test_assign_by_uuid(run: Run, state: Path, door: DoorClient) -> None:
+    result = run("vm", "assign", VM, "--tenant", "t", "--tenant-name", "研发", "--namespace", "n", "--state", state)
+    assert (result.code, result.out) == (0, "")
+    assert door.stub.asked == [("assign_vm", VmRef("", "", VM), "t", "研发", "n", CALLER)]
+
+
+def test_assign_by_name(run: Run, state: Path, door: DoorClient) -> None:
+    assert run("vm", "assign", "测试", "--tenant", "t", "--state", state).code == 0
+    assert door.stub.asked == [
+        ("list_vms", VmQuery(name="测试", fuzzy=False)),
+        ("assign_vm", VmRef("", "", VM), "t", "", "", CALLER),
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_assign_needs_one_vm_of_that_name(run: Run, state: Path, door: DoorClient, count: int) -> None:
+    door.stub.outcomes["list_vms"] = VmPage((a_row(),) * count, count)
+    result = run("vm", "assign", "测试", "--tenant", "t", "--state", state)
+    assert (result.code, result.out) == (1, "")
+    assert len(result.err.splitlines()) == 2
+    assert [call[0] for call in door.stub.asked] == ["list_vms"]
+
+
+def test_guest_create_prints_only_the_uuid(run: Run, state: Path, door: DoorClient) -> None:
+    result = run("guest", "create", "g", "--memory-mib", 512, "--fill-mib", 0, "--disks", 2, "--state", state)
+    assert (result.code, result.out, result.err) == (0, f"{VM}\n", "")
+    assert door.stub.asked == [("create_guest", GuestSpec("g", 512, 0, 2), CALLER)]
+
+
+def test_guest_create_has_defaults(run: Run, state: Path, door: DoorClient) -> None:
+    run("guest", "create", "g", "--memory-mib", 64, "--state", state)
+    assert door.stub.asked == [("create_guest", GuestSpec("g", 64, 16), CALLER)]
+
+
+def test_guest_delete_and_console(run: Run, state: Path, door: DoorClient) -> None:
+    assert run("guest", "delete", "g", "--state", state).out == ""
+    assert run("guest", "console", "g", "--state", state).out == "/run/console.log\n"
+    assert door.stub.asked == [("delete_guest", "g", CALLER), ("guest_console", "g")]
+
+
+def test_an_api_error_is_told_in_both_languages(run: Run, state: Path, door: DoorClient) -> None:
+    door.stub.outcomes["delete_guest"] = refused(ErrorCase.VM_BUSY, "create since noon")
+    result = run("guest", "delete", "g", "--state", state)
+    assert (result.code, result.out) == (1, "")
+    case = ErrorCase.VM_BUSY.value
+    assert result.err.splitlines() == [case.message, case.message_cn, "create since noon"]
+
+
+def test_version_knows_the_service_and_itself(run: Run, state: Path, door: DoorClient, tmp_path: Path) -> None:
+    own, service = run("version", "--state", state).out.splitlines()
+    assert own.startswith("stillframe ")
+    assert service.startswith("service ")
+    assert CLUSTER in service
+    alone = run("version", "--state", tmp_path / "other")
+    assert (alone.code, alone.out, alone.err) == (0, own + "\n", "")
+
+
+def _unused_url() -> str:
+    with closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "{", "[]", '{"pid": 1}', '{"url": 5}', '{"url": "file:///etc/passwd"}', "\udcff", "unused"],
+)
+@pytest.mark.parametrize("command", [("vm", "list"), ("guest", "create", "g")])
+def test_without_a_service(run: Run, tmp_path: Path, content: str | None, command: tuple[str, ...]) -> None:
+    if content is not None:
+        text = json.dumps({"url": _unused_url(), "pid": 1}) if content == "unused" else content
+        (tmp_path / "service.json").write_text(text, errors="surrogateescape")
+    result = run(*command, "--state", tmp_path)
+    assert (result.code, result.out) == (3, "")
+    english, chinese = result.err.splitlines()
+    assert english.startswith(f"stillframe: no service runs for {tmp_path}")
+    assert "没有正在运行的服务" in chinese
+
+
+class _Foreign(BaseHTTPRequestHandler):
+    """A server that is not Stillframe; on /v1/stillframe/version it hangs up."""
+
+    def do_GET(self) -> None:
+        if "version" in self.path:
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>welcome</html>")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("command", [("vm", "list"), ("version",)])
+def test_another_server_on_that_port(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Foreign) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        (tmp_path / "service.json").write_text(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}))
+        result = run(*command, "--state", tmp_path)
+        server.shutdown()
+        thread.join()
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("vm", "assign", "x"),
+        ("guest", "create"),
+        ("guest", "create", "g", "--disks", "two"),
+        ("serve", "--listen", "8080"),
+        ("serve", "--listen", "127.0.0.1:99999"),
+        ("serve", "--listen", "http://127.0.0.1:80"),
+    ],
+)
+def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err
+
+
+def test_a_wrong_setting_is_wrong_usage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLFRAME_MAX_CHAIN_DEPTH", "many")
+    result = run("vm", "list")
+    assert result.code == 2
+    assert "max_chain_depth" in result.err
+
+
+@pytest.fixture
+def bootstrapped(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings that ``serve`` handed to the bootstrap."""
+    seen: list[Settings] = []
+
+    def serve(settings: Settings) -> int:
+        seen.append(settings)
+        return 7
+
+    module = ModuleType("stillframe.bootstrap")
+    module.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stillframe.bootstrap", module)
+    return seen
+
+
+def test_serve_overrides_what_was_given(run: Run, bootstrapped: list[Settings], tmp_path: Path) -> None:
+    assert run("serve", "--listen", "[::1]:0", "--state", tmp_path, "--connect", "test:///default").code == 7
+    (settings,) = bootstrapped
+    assert (settings.listen, settings.state, settings.connect) == ("[::1]:0", tmp_path, "test:///default")
+
+
+def test_serve_leaves_the_rest_to_the_environment(
+    run: Run, bootstrapped: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLFRAME_LISTEN", "127.0.0.1:9999")
+    run("serve")
+    assert bootstrapped[0].listen == "127.0.0.1:9999"
+
+
+def test_a_broken_start_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("stillframe.bootstrap")
+    module.serve = lambda settings: 1 // 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stillframe.bootstrap", module)
+    result = run("serve")
+    assert result.code == 1
+    assert "ZeroDivisionError" in result.err
+
+
+def test_the_installed_program(state: Path, door: DoorClient) -> None:
+    program = Path(sys.executable).with_name("stillframe")
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [str(program), "vm", "list", "--state", str(state)]
+    done = subprocess.run(command, check=True, capture_output=True, env=environment, timeout=30)
+    assert VM.encode() in done.stdout
