@@ -90,6 +90,21 @@ is_below() { # is_below VERSION FLOOR: the epoch does not count, a missing versi
   [ -z "$1" ] || [ "$1" = "(none)" ] || dpkg --compare-versions "${1#*:}" lt "$2"
 }
 
+floor_of() { # the version below which a package of packages_virtual is too old
+  case $1 in
+    qemu-*) echo "$qemu_floor" ;;
+    *) echo "$libvirt_floor" ;;
+  esac
+}
+
+are_below_floor() { # are_below_floor candidate|installed: is any of packages_virtual?
+  local package
+  for package in "${packages_virtual[@]}"; do
+    if is_below "$("$1_version" "$package")" "$(floor_of "$package")"; then return 0; fi
+  done
+  return 1
+}
+
 missing_of() { # those of the packages that are not installed
   local package
   for package in "$@"; do
@@ -145,9 +160,7 @@ ensure_packages() {
   installed=" $(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | tr '\n' ' ') "
   mapfile -t wanted < <(missing_of "${packages_always[@]}" "$@")
   mapfile -t virtual < <(missing_of "${packages_virtual[@]}")
-  if [ "$(os_release ID)" = debian ] && [ "${#virtual[@]}" = 0 ] &&
-    { is_below "$(installed_version qemu-system-x86)" "$qemu_floor" ||
-      is_below "$(installed_version libvirt-daemon)" "$libvirt_floor"; }; then
+  if [ "${#virtual[@]}" = 0 ] && [ "$(os_release ID)" = debian ] && are_below_floor installed; then
     virtual=("${packages_virtual[@]}")
   fi
   [ "$((${#wanted[@]} + ${#virtual[@]}))" -gt 0 ] || return 0
@@ -163,14 +176,11 @@ ensure_packages() {
   [ "${#virtual[@]}" -gt 0 ] || { allow_service_starts; return 0; }
 
   local release=()
-  if is_below "$(candidate_version qemu-system-x86)" "$qemu_floor" ||
-    is_below "$(candidate_version libvirt-daemon)" "$libvirt_floor"; then
-    if [ "$(os_release ID)" = debian ]; then
-      codename=$(os_release VERSION_CODENAME)
-      add_backports "$codename"
-      release=(-t "$codename-backports")
-      virtual=("${packages_virtual[@]}") # all from one release
-    fi
+  if [ "$(os_release ID)" = debian ] && are_below_floor candidate; then
+    codename=$(os_release VERSION_CODENAME)
+    add_backports "$codename"
+    release=(-t "$codename-backports")
+    virtual=("${packages_virtual[@]}") # all from one release
   fi
   say "installing ${virtual[*]}${release:+ from ${release[1]}}"
   apt_install "${release[@]}" "${virtual[@]}"

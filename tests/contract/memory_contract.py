@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
@@ -75,14 +76,15 @@ def some_extents() -> tuple[tuple[int, bytes], ...]:
 @contextmanager
 def ends_with(kind: type[StillframeError], case: ErrorCase, *words: str) -> Iterator[None]:
     """The block raises this kind and case, and ``desc`` contains the words."""
+    caught: StillframeError | None = None
     try:
         yield
     except StillframeError as error:
-        assert (type(error), error.case) == (kind, case), f"{error!r} instead of {kind.__name__} {case.name}"
-        for word in words:
-            assert word in error.desc, f'"{word}" is not in "{error.desc}"'
-    else:
-        raise AssertionError(f"it did not end with {case.name}")
+        caught = error
+    assert caught is not None, f"it did not end with {case.name}"
+    assert (type(caught), caught.case) == (kind, case), f"{caught!r} instead of {kind.__name__} {case.name}"
+    for word in words:
+        assert word in caught.desc, f'"{word}" is not in "{caught.desc}"'
 
 
 # --- captures
@@ -257,11 +259,15 @@ def check_no_path_is_made_of_anything_but_a_uuid(bench: MemoryBench) -> None:
     store = bench.store
     for wrong in ("", "..", "../" + new_uuid(), new_uuid().upper(), new_uuid() + "\n", uuid.uuid4().hex):
         calls: tuple[Callable[[], object], ...] = (
-            lambda wrong=wrong: store.capture_path(wrong),
-            lambda wrong=wrong: store.ensure_capture_file(wrong, 0),
-            lambda wrong=wrong: store.ensure_dropped(wrong),
-            lambda wrong=wrong: store.put_screenshot(wrong, PNG),
-            lambda wrong=wrong: store.drop_screenshot(wrong),
+            partial(store.capture_path, wrong),
+            partial(store.ensure_capture_file, wrong, 0),
+            partial(store.seal, wrong),
+            partial(store.verify, wrong, ""),
+            partial(store.ensure_dropped, wrong),
+            partial(store.location, wrong),
+            partial(store.put_screenshot, wrong, PNG),
+            partial(store.get_screenshot, wrong, ""),
+            partial(store.drop_screenshot, wrong),
         )
         for call in calls:
             with ends_with(Refused, ErrorCase.PARAMETER_MALFORMED):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -56,7 +57,9 @@ def test_short_reads_are_continued(bench: MemoryBench, monkeypatch: pytest.Monke
 
 
 def test_the_number_of_threads_does_not_matter(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory_uuid = bench.captured(*((at * MIB, os.urandom(MIB // 2)) for at in (0, 1, 3, 4, 6, 9)), length_bytes=10 * MIB)
+    memory_uuid = bench.captured(
+        *((at * MIB, os.urandom(MIB // 2)) for at in (0, 1, 3, 4, 6, 9)), length_bytes=10 * MIB
+    )
     found = set()
     for threads in (1, 2, 3, 4, 7):
         monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
@@ -108,7 +111,7 @@ def test_a_full_file_system_keeps_what_is_sealed(full_file_system: Path) -> None
     snapshot_uuid = new_uuid()
     picture = bench.store.put_screenshot(snapshot_uuid, PNG)
     filler = full_file_system / "filler"
-    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
     another = new_uuid()

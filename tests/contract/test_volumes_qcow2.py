@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -222,7 +223,10 @@ def test_without_setpriv_it_works_all_the_same(bench: VolumesBench, monkeypatch:
 def test_a_crash_while_building_an_overlay_is_cleared(bench: VolumesBench) -> None:
     base = bench.user_image("disk.qcow2")
     path = bench.new_path()
-    for clear in (lambda: bench.volumes.ensure_overlay(path, base, "qcow2"), lambda: bench.volumes.ensure_dropped(path)):
+    for clear in (
+        lambda: bench.volumes.ensure_overlay(path, base, "qcow2"),
+        lambda: bench.volumes.ensure_dropped(path),
+    ):
         bench.owned_directory.mkdir(exist_ok=True)
         files.part_path(Path(path)).write_bytes(b"half an overlay")
         assert Path(path).name not in bench.volumes.list_owned(str(bench.owned_directory))
@@ -237,7 +241,7 @@ def test_overlays_and_drops_race_for_the_directory(bench: VolumesBench) -> None:
 
     def make_and_drop() -> None:
         try:
-            for _ in range(15):
+            for _ in range(8):
                 bench.volumes.ensure_dropped(bench.overlay(base))
         except BaseException as error:  # noqa: BLE001  # told by the assertion below
             errors.append(error)
@@ -276,7 +280,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fsync = os.fsync
 
     def spy(descriptor: int) -> None:
-        names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        names.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", spy)
@@ -288,9 +292,9 @@ def test_everything_is_synced_before_it_is_told(bench: VolumesBench, synced: lis
     top = bench.overlay(base)
     assert synced == [str(bench.directory), f"{top}.part", str(bench.owned_directory)]
     for act, expected in (
-        (lambda: bench.volumes.ensure_durable(top), top),
-        (lambda: bench.volumes.ensure_committed(top, base), base),
-        (lambda: bench.volumes.ensure_backing(top, base, "qcow2"), top),
+        (partial(bench.volumes.ensure_durable, top), top),
+        (partial(bench.volumes.ensure_committed, top, base), base),
+        (partial(bench.volumes.ensure_backing, top, base, "qcow2"), top),
     ):
         synced.clear()
         act()

@@ -83,14 +83,15 @@ def run(*arguments: str) -> None:
 @contextmanager
 def fails_with(case: ErrorCase = ErrorCase.STORAGE_FAILED, *words: str) -> Iterator[None]:
     """The block raises ``Failed`` of this case, and ``desc`` contains the words."""
+    caught: Failed | None = None
     try:
         yield
     except Failed as failure:
-        assert failure.case is case, f"{failure.case} instead of {case}: {failure.desc}"
-        for word in words:
-            assert word in failure.desc, f'"{word}" is not in "{failure.desc}"'
-    else:
-        raise AssertionError(f"it did not fail with {case.name}")
+        caught = failure
+    assert caught is not None, f"it did not fail with {case.name}"
+    assert caught.case is case, f"{caught.case} instead of {case}: {caught.desc}"
+    for word in words:
+        assert word in caught.desc, f'"{word}" is not in "{caught.desc}"'
 
 
 def names_in(directory: Path) -> set[str]:

@@ -16,14 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 from blake3 import blake3
 
 STILLFRAME = str(Path(sys.prefix) / "bin" / "stillframe")
 SNAPSHOT = "/v1/compute/vsd/snapshot"
+_MIB = 1 << 20
 
 
 class CallFailedError(AssertionError):
@@ -38,8 +40,12 @@ class CallFailedError(AssertionError):
 class Service:
     """Start, stop, kill and call one service. ``state`` lies in /tmp: QEMU's sockets need a short path."""
 
+    made: ClassVar[list[Path]] = []
+    """The state directories of every service of this process, so that a suite can prove that none is left."""
+
     def __init__(self, connect: str = "", **settings: str) -> None:
         self.state = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+        self.made.append(self.state)
         self.connect = connect or f"qemu:///embed?root={self.state / 'libvirt'}"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -47,6 +53,7 @@ class Service:
         self._environment = {**os.environ, **{f"STILLFRAME_{k.upper()}": v for k, v in settings.items()}}
         self._process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=self.url, timeout=300)
+        self.on_answer: Callable[[str, httpx.Response], None] | None = None
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -68,7 +75,10 @@ class Service:
         assert self._process is not None
         if self._process.poll() is not None:
             raise AssertionError(f"the service ended: {self.log_path.read_text(errors='replace')[-4000:]}")
-        return (self.state / "service.json").exists()
+        try:
+            return bool(json.loads((self.state / "service.json").read_text())["pid"] == self._process.pid)
+        except (FileNotFoundError, ValueError):
+            return False  # not there yet; one that a killed service left has another pid
 
     @property
     def pid(self) -> int:
@@ -103,9 +113,15 @@ class Service:
     # --- calls ----------------------------------------------------------------------------------------------------
 
     def raw(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-        response = self.http.request(method, path, **kwargs)
-        answer: dict[str, Any] = response.json()
+        answer: dict[str, Any] = self.response(method, path, **kwargs).json()
         return answer
+
+    def response(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """The whole response; ``on_answer`` has seen it when it is an envelope."""
+        response = self.http.request(method, path, **kwargs)
+        if self.on_answer is not None and "json" in response.headers.get("content-type", ""):
+            self.on_answer(method, response)
+        return response
 
     def get(self, path: str, **params: Any) -> Any:
         answer = self.raw("GET", path, params=params)
@@ -239,9 +255,8 @@ class Witness:
     def ticks(self) -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
         for line in self.lines():
-            words = line.split()
-            if len(words) == 3 and words[0] == "T" and words[2].isdigit():
-                found.append((words[1], int(words[2])))
+            if (tick := _tick(line)) is not None:
+                found.append(tick)
         return found
 
     def torn(self) -> list[str]:
@@ -250,10 +265,45 @@ class Witness:
     def boots(self) -> list[str]:
         return [line for line in self.lines() if line.startswith("B ")]
 
+    def resumption(self, mark: int) -> Resumption:
+        """What the lines from number ``mark`` on say of the one rollback with memory that happened there.
+
+        A line that was cut by either moment (QEMU killed, memory fixed) stands as one odd line at the break.
+        """
+        lines = self.lines()
+        last = next(tick for tick in reversed([_tick(line) for line in lines[:mark]]) if tick is not None)
+        ticks = [_tick(line) for line in lines[mark:]]
+        at = 0
+        while at < len(ticks) and ticks[at] == (last[0], last[1] + 1 + at):
+            at += 1
+        for odd in (0, 1):
+            resumed = ticks[at + odd :]
+            if resumed and resumed[0] is not None:
+                boot, n = resumed[0]
+                if resumed == [(boot, n + i) for i in range(len(resumed))]:
+                    return Resumption(boot, n, odd == 1)
+        raise AssertionError(f"not one jump, but: {lines[mark - 3 :]}")
+
     def jumps(self) -> list[tuple[tuple[str, int], tuple[str, int]]]:
         """Neighbouring ticks that do not follow each other: one per rollback or boot, none otherwise."""
         ticks = self.ticks()
         return [(a, b) for a, b in zip(ticks, ticks[1:], strict=False) if a[0] != b[0] or b[1] != a[1] + 1]
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """The first whole tick after a rollback with memory; ``odd``: a cut line stands before it."""
+
+    boot: str
+    n: int
+    odd: bool
+
+
+def _tick(line: str) -> tuple[str, int] | None:
+    words = line.split()
+    if len(words) == 3 and words[0] == "T" and words[2].isdigit():
+        return words[1], int(words[2])
+    return None
 
 
 def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 30, poll_s: float = 0.05) -> None:
@@ -303,13 +353,27 @@ def checksum_image(path: str, image_format: str = "qcow2") -> str:
 
 
 def sparse_checksum(path: str) -> str:
-    """blake3 over the non-zero MiB of a file, each with its number."""
+    """blake3 over the non-zero MiB of a file, each with its number; holes are not read."""
     digest = blake3()
-    zeroes = bytes(1 << 20)
+    zeroes = bytes(_MIB)
     with Path(path).open("rb") as file:
-        number = 0
-        while chunk := file.read(1 << 20):
+        for number in _mib_with_data(file.fileno()):
+            file.seek(number * _MIB)
+            chunk = file.read(_MIB)
             if chunk != zeroes[: len(chunk)]:
                 digest.update(number.to_bytes(8, "big") + chunk)
-            number += 1
     return str(digest.hexdigest())
+
+
+def _mib_with_data(descriptor: int) -> Iterator[int]:
+    """The numbers of the MiB that are not all hole, ascending."""
+    end, position, last = os.fstat(descriptor).st_size, 0, -1
+    while position < end:
+        try:
+            data = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError:  # no data any more
+            return
+        position = os.lseek(descriptor, data, os.SEEK_HOLE)
+        first = max(last + 1, data // _MIB)
+        last = (position - 1) // _MIB
+        yield from range(first, last + 1)

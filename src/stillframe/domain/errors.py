@@ -174,6 +174,13 @@ class ErrorCase(Enum):
     NAME_OF_VM_TAKEN = Case(
         23017, 409, "a virtual machine of this name exists already; choose another", "已有同名虚拟机；请另选名称"
     )
+    VM_RENAMED = Case(
+        23018,
+        409,
+        "the virtual machine was renamed since the snapshot, and its memory can only be restored under the old name; "
+        "rename it back, or roll back without domain_memory",
+        "虚拟机在快照之后被改名，内存只能以原名恢复；请改回原名，或不带 domain_memory 回滚",
+    )
     MEMORY_DAMAGED = Case(
         24001,
         500,

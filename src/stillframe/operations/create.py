@@ -200,6 +200,7 @@ def _publish(world: World, plan: CreatePlan, scratch: Scratch) -> None:
         ),
         memory_path=plan.memory_path,
         runtime_xml=point.runtime_xml,
+        runtime_cookie=point.runtime_cookie,
     )
     row = new_row(
         world,

@@ -94,7 +94,7 @@ class Recovery:
         steps = operation.steps(plan)
         done = frozenset(row.steps_done)
         committed = any(step.commits and step.name in done for step in steps)
-        if committed or (operation.resumes and row.state is not OperationState.UNDOING):
+        if committed or (operation.resumes and row.state is OperationState.RUNNING):
             self._runner.drive(row.uuid, operation, plan, done)
             return
         cause = Failed(ErrorCase.INTERRUPTED, row.error or "the service ended in the middle of it")

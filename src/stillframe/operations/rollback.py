@@ -125,7 +125,8 @@ def _verify(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
         if world.volumes.probe_image(disk.layer.path, disk.layer.format) is None:
             raise Failed(ErrorCase.STORAGE_FAILED, f"{disk.layer.path} of {snapshot.described} does not exist")
     if plan.memory_uuid is not None:
-        world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
+        path = world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
+        world.keeper.check_restorable(path, plan.vm_uuid)
 
 
 def make_overlay(world: World, disk: DiskReturn) -> None:

@@ -32,6 +32,7 @@ class SaveMemoryPlan:
     memory: MemoryState
     memory_path: str
     runtime_xml: str = field(repr=False)
+    runtime_cookie: str = field(repr=False)
 
 
 def _await_capture(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
@@ -60,7 +61,7 @@ def _release(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
 
 def _finish_image(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
     _note(world, plan, replace(plan.memory, status=MemoryStatus.UPLOADING, progress=99))
-    world.keeper.finish_image(plan.memory_path, plan.runtime_xml)
+    world.keeper.finish_image(plan.memory_path, plan.runtime_xml, plan.runtime_cookie)
 
 
 def _seal(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None:

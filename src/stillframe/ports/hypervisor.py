@@ -43,7 +43,9 @@ class PointRequest:
 
 @dataclass(frozen=True)
 class PointInTime:
-    """What was fixed. ``pause_us``: from the stop's request to the release's answer, 0 if the VM was not running.
+    """What was fixed. ``runtime_cookie`` is what the hypervisor needs beside the XML to restore the same CPU.
+
+    ``pause_us``: from the stop's request to the release's answer, 0 if the VM was not running.
 
     ``fallback_reason`` is set when QEMU refused the background snapshot. ``screenshot_png`` is empty when the VM
     has no screen. ``screenshot_note`` says why, if it failed.
@@ -53,6 +55,7 @@ class PointInTime:
     pause_us: int
     definition_xml: str = field(repr=False)
     runtime_xml: str = field(repr=False)
+    runtime_cookie: str = field(repr=False)
     capture_mode: CaptureMode | None
     fallback_reason: str
     screenshot_png: bytes = field(repr=False)
@@ -185,8 +188,17 @@ class CaptureKeeper(Protocol):
         """
         ...
 
-    def finish_image(self, memory_path: str, runtime_xml: str) -> None:
+    def finish_image(self, memory_path: str, runtime_xml: str, runtime_cookie: str) -> None:
         """Make the completed file restorable: page bitmaps repaired, save-image header written. Safe to repeat."""
+        ...
+
+    def check_restorable(self, memory_path: str, vm_uuid: str) -> None:
+        """The finished file can be restored into the VM as it is now.
+
+        Raises:
+            Refused: VM_RENAMED.
+            Failed: HYPERVISOR_FAILED when the file is no finished image.
+        """
         ...
 
     def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:

@@ -19,7 +19,7 @@ from lxml import etree
 
 from stillframe.adapters.libvirt import migration, rewrite
 from stillframe.adapters.libvirt.connection import Connection
-from stillframe.adapters.libvirt.domain_xml import read_chain, read_disks
+from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain, read_disks
 from stillframe.adapters.libvirt.merge import commit_live
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
@@ -66,6 +66,7 @@ class LibvirtPointInTime:
             if not domain.isActive():
                 return self._fix_shut_off(conn, request, definition_xml)
             runtime_xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+            cookie = cpu_cookie(domain.XMLDesc(0))
             png, note = take_screenshot(conn, domain) if request.want_screenshot else (b"", "")
             fixed = self._fix_running(domain, request)
             return PointInTime(
@@ -73,6 +74,7 @@ class LibvirtPointInTime:
                 pause_us=fixed.pause_us,
                 definition_xml=definition_xml,
                 runtime_xml=runtime_xml,
+                runtime_cookie=cookie,
                 capture_mode=fixed.mode,
                 fallback_reason=fixed.fallback_reason,
                 screenshot_png=png,
@@ -86,7 +88,7 @@ class LibvirtPointInTime:
             raise Refused(ErrorCase.VM_NOT_RUNNING, f"VM {request.vm_uuid} was shut off meanwhile")
         paths = {s.target: (s.overlay_path, "qcow2") for s in request.switches}
         conn.defineXML(rewrite.with_disk_paths(definition_xml, paths))
-        return PointInTime(time.time(), 0, definition_xml, "", None, "", b"")
+        return PointInTime(time.time(), 0, definition_xml, "", "", None, "", b"")
 
     def _fix_running(self, domain: Any, request: PointRequest) -> _Fixed:
         snapshot_xml = _snapshot_xml(domain, request.switches)

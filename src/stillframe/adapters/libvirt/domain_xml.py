@@ -202,6 +202,18 @@ def assignment_element(tenant: str, tenant_name: str, namespace: str) -> str:
     return etree.tostring(etree.Element("vm", attributes), encoding="unicode")
 
 
+def cpu_cookie(live_xml: str) -> str:
+    """What libvirt keeps beside the XML of a saved guest: the CPU as it was really started.
+
+    Without it a ``host-model`` CPU would be expanded anew at the restore, on a host that may have changed.
+    Source: libvirt's qemuDomainSaveCookieFormat.
+    """
+    cpu = parse_domain(live_xml).find("cpu")
+    if cpu is None:
+        return ""
+    return f"<cookie>\n  {etree.tostring(cpu, encoding='unicode', with_tail=False)}\n</cookie>\n"
+
+
 def read_chain(xml: str, target: str) -> tuple[str, ...]:
     """The files of a disk's chain, topmost first, as far as the XML lists them; () for an empty drive.
 

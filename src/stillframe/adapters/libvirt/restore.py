@@ -9,8 +9,9 @@ import libvirt
 
 from stillframe.adapters.libvirt import migration, rewrite, save_image
 from stillframe.adapters.libvirt.connection import Connection
+from stillframe.adapters.libvirt.domain_xml import parse_domain, text_of
 from stillframe.adapters.libvirt.qmp import Qmp
-from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.hypervisor import SavedConfiguration
 
 _RESTORE_TIMEOUT_S = 900.0
@@ -22,9 +23,16 @@ class LibvirtRestorer:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def finish_image(self, memory_path: str, runtime_xml: str) -> None:
+    def finish_image(self, memory_path: str, runtime_xml: str, runtime_cookie: str) -> None:
         save_image.repair_bitmaps(memory_path)
-        save_image.write_header(memory_path, runtime_xml)
+        save_image.write_header(memory_path, runtime_xml, runtime_cookie)
+
+    def check_restorable(self, memory_path: str, vm_uuid: str) -> None:
+        """Libvirt restores an image only under the name that the VM had (its ABI check compares names)."""
+        saved_name = text_of(parse_domain(save_image.read_header_xml(memory_path)), "name")
+        name = self._connection.domain_call("look up", vm_uuid, lambda domain: str(domain.name()))
+        if name != saved_name:
+            raise Refused(ErrorCase.VM_RENAMED, f'VM {vm_uuid} is named "{name}" and was "{saved_name}"')
 
     def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:
         """Libvirt restores from the untouched file; only the XML that is used differs in its disks.

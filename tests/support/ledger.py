@@ -1,0 +1,85 @@
+"""What a service has noted, read from its database, against the files that lie there: white-box, read-only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.service import Service, Vm, checksum_image
+
+_OUR_DIRECTORIES = ("memory", "screenshots")
+
+
+def rows(service: Service, query: str, *values: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"file:{service.state / 'stillframe.db'}?mode=ro", uri=True)) as database:
+        return database.execute(query, values).fetchall()
+
+
+def layer_paths(vm: Vm) -> dict[str, dict[str, tuple[str, str]]]:
+    """snapshot name -> disk target -> (path, format) of the layer that holds the disk's contents of that moment."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    query = (
+        "SELECT s.name, d.target, l.path, l.format FROM snapshots s JOIN disk_snapshots d ON d.snapshot_uuid = s.uuid "
+        "JOIN layers l ON l.uuid = d.layer_uuid WHERE s.vm_uuid = ?"
+    )
+    for name, target, path, image_format in rows(vm.service, query, vm.uuid):
+        found.setdefault(name, {})[target] = (path, image_format)
+    return found
+
+
+def checksums(vm: Vm) -> dict[str, dict[str, str]]:
+    """snapshot name -> disk target -> checksum of the disk's contents of that moment."""
+    known: dict[tuple[str, str], str] = {}
+    return {
+        name: {target: known.get(layer) or known.setdefault(layer, checksum_image(*layer)) for target, layer in of.items()}
+        for name, of in layer_paths(vm).items()
+    }
+
+
+def head_checksums(vm: Vm) -> dict[str, str]:
+    """disk target -> checksum of what the VM's disks read now; the VM is shut off."""
+    query = (
+        "SELECT v.target, l.path, l.format FROM volumes v JOIN volume_heads h ON h.volume_uuid = v.uuid "
+        "JOIN layers l ON l.uuid = h.layer_uuid WHERE v.vm_uuid = ?"
+    )
+    return {target: checksum_image(path, form) for target, path, form in rows(vm.service, query, vm.uuid)}
+
+
+def check_census(service: Service) -> None:
+    """Every file of ours belongs to a row and every row's file is there; no operation is open."""
+    assert rows(service, "SELECT kind, state, error FROM operations WHERE lock_key IS NOT NULL OR state = 'left'") == []
+    layers = {path for (path,) in rows(service, 'SELECT path FROM layers WHERE NOT "foreign"')}
+    found = {str(path) for path in service.state.rglob("stillframe-*/*")}
+    assert found == layers
+    memory = {f"{u}.mem" for (u,) in rows(service, "SELECT uuid FROM memory_states WHERE status <> 'failed'")}
+    screens = {f"{u}.png" for (u,) in rows(service, "SELECT uuid FROM snapshots WHERE screenshot_checksum <> ''")}
+    for directory, wanted in zip(_OUR_DIRECTORIES, (memory, screens), strict=True):
+        assert {path.name for path in (service.state / directory).glob("*")} == wanted, directory
+
+
+def _files(service: Service) -> dict[str, tuple[int, int]]:
+    """Every file below the service's state that a snapshot may touch, with size and time of its last change."""
+    found: dict[str, tuple[int, int]] = {}
+    for top in ("guests", "lot", "libvirt/etc", *_OUR_DIRECTORIES):
+        for path in (service.state / top).rglob("*"):
+            if path.is_file() and path.name != "console.log":
+                found[str(path)] = (path.stat().st_size, path.stat().st_mtime_ns)
+    return found
+
+
+@contextmanager
+def unchanged(*vms: Vm) -> Iterator[None]:
+    """Inside nothing changes: no snapshot, no tree, no power state, no file of any VM (its VMs are shut off)."""
+    service = vms[0].service
+    before = ([(vm.tree(), vm.list(), vm.inspect()) for vm in vms], _files(service))
+    yield
+    assert ([(vm.tree(), vm.list(), vm.inspect()) for vm in vms], _files(service)) == before
+    check_census(service)
+
+
+def owned_files(directory: Path) -> list[Path]:
+    """What the service has put beside a VM's own files."""
+    return list(directory.rglob("stillframe-*"))

@@ -1,0 +1,127 @@
+"""Domains on an embedded libvirt whose service does not run: defined and renamed from a short-lived process.
+
+The embedded driver has one owner at a time, so these functions need the service stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+from support.service import Service, Vm
+
+_PROGRAM = """
+import json, sys, threading, libvirt
+libvirt.virEventRegisterDefaultImpl()
+def run():
+    while True:
+        libvirt.virEventRunDefaultImpl()
+threading.Thread(target=run, daemon=True).start()
+conn = libvirt.open(sys.argv[1])
+for act, *words in json.load(sys.stdin):
+    if act == "define":
+        conn.defineXML(words[0])
+    elif act == "rename":
+        conn.lookupByUUIDString(words[0]).rename(words[1], 0)
+conn.close()
+"""
+_GUEST_IMAGE = Path(sys.prefix) / "share" / "stillframe" / "guest"
+
+
+def offline(service: Service, *acts: Sequence[str]) -> None:
+    """Do these on the embedded driver: ("define", xml), ("rename", uuid, name)."""
+    command = [sys.executable, "-c", _PROGRAM, service.connect]
+    done = subprocess.run(command, input=json.dumps(acts), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def definition(service: Service, name: str) -> str:
+    """A domain's saved definition, as libvirt keeps it."""
+    return (service.state / "libvirt" / "etc" / "qemu" / f"{name}.xml").read_text()
+
+
+def image(path: Path, *, size: str = "64M", image_format: str = "qcow2", backing: Path | None = None) -> Path:
+    """A new empty image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    over = ["-b", str(backing), "-F", "qcow2"] if backing else []
+    command = ["qemu-img", "create", "-q", "-f", image_format, *over, str(path), *([] if backing else [size])]
+    subprocess.run(command, check=True)
+    return path
+
+
+def write(path: str | Path, pattern: int, offset: str = "0", length: str = "1M", image_format: str = "qcow2") -> None:
+    """Fill a range of an image that nobody has open."""
+    act = f"write -P {pattern} {offset} {length}"
+    subprocess.run(["qemu-io", "-f", image_format, "-c", act, str(path)], check=True, capture_output=True)
+
+
+def file_disk(path: Path, target: str, image_format: str = "qcow2", inner: str = "") -> str:
+    """A <disk> on an image file."""
+    return (
+        f"<disk type='file' device='disk'><driver name='qemu' type='{image_format}' cache='none'/>"
+        f"<source file={quoteattr(str(path))}/><target dev='{target}' bus='virtio'/>{inner}</disk>"
+    )
+
+
+@dataclass(frozen=True)
+class Lot:
+    """A shut-off VM of a service that does not run yet. It can boot the witness, like every other guest."""
+
+    name: str
+    uuid: str
+    directory: Path
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        return tuple(sorted(self.directory.glob("disk-*")))
+
+    def vm(self, service: Service) -> Vm:
+        return Vm(service, self.uuid, self.name, self.directory / "console.log")
+
+
+def lot(service: Service, name: str) -> Lot:
+    """A name, a uuid and an empty directory for its files."""
+    directory = service.state / "lot" / name
+    directory.mkdir(parents=True)
+    (directory / "console.log").touch()
+    return Lot(name, str(uuid.uuid4()), directory)
+
+
+def domain_xml(one: Lot, disks: Sequence[str], *, memory_mib: int = 128, fill_mib: int = 16, monitor: str = "") -> str:
+    """A definition of the witness guest; ``monitor``: the path of a QMP socket beside libvirt's own."""
+    beside = ""
+    if monitor:
+        words = "".join(f"<qemu:arg value='{word}'/>" for word in ("-qmp", f"unix:{monitor},server=on,wait=off"))
+        beside = f"<qemu:commandline>{words}</qemu:commandline>"
+    return f"""\
+<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{escape(one.name)}</name>
+  <uuid>{one.uuid}</uuid>
+  <memory unit='MiB'>{memory_mib}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{_GUEST_IMAGE / "vmlinuz"}</kernel>
+    <initrd>{_GUEST_IMAGE / "initrd.gz"}</initrd>
+    <cmdline>console=ttyS0 quiet mb={fill_mib} dirty=20</cmdline>
+  </os>
+  <features><acpi/></features>
+  <cpu mode='maximum'/>
+  <devices>
+    {"".join(disks)}
+    <serial type='file'>
+      <source path='{one.directory / "console.log"}' append='on'/>
+      <target port='0'/>
+    </serial>
+    <graphics type='vnc' autoport='yes' listen='127.0.0.1'/>
+    <video><model type='vga'/></video>
+    <memballoon model='none'/>
+  </devices>
+  {beside}
+</domain>"""
