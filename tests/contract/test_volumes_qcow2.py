@@ -224,12 +224,12 @@ def test_a_crash_while_building_an_overlay_is_cleared(bench: VolumesBench) -> No
     base = bench.user_image("disk.qcow2")
     path = bench.new_path()
     for clear in (
-        lambda: bench.volumes.ensure_overlay(path, base, "qcow2"),
-        lambda: bench.volumes.ensure_dropped(path),
+        partial(bench.volumes.ensure_overlay, path, base, "qcow2"),
+        partial(bench.volumes.ensure_dropped, path),
     ):
         bench.owned_directory.mkdir(exist_ok=True)
         files.part_path(Path(path)).write_bytes(b"half an overlay")
-        assert Path(path).name not in bench.volumes.list_owned(str(bench.owned_directory))
+        assert str(files.part_path(Path(path))) not in bench.volumes.list_owned(str(bench.owned_directory))
         clear()
         assert not files.part_path(Path(path)).exists()
     assert names_in(bench.directory) == {"disk.qcow2"}

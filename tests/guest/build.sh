@@ -30,7 +30,8 @@ mkdir -p "$work"/packages "$work"/root "$work"/initrd/{bin,dev,proc,sys,modules}
 # The package that the meta package stands for; Ubuntu keeps the modules in a package of their own.
 kernel=
 for meta in linux-image-cloud-amd64 linux-image-virtual linux-image-amd64; do
-  kernel=$(apt-cache depends --important "$meta" 2>/dev/null | awk '$1 == "Depends:" && $2 ~ /^linux-image-/ { print $2; exit }')
+  depends=$(apt-cache depends --important "$meta" 2>/dev/null) || continue
+  kernel=$(awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }' <<<"$depends")
   [ -z "$kernel" ] || break
 done
 [ -n "$kernel" ] || { echo "apt knows no kernel image (run apt-get update?)" >&2; exit 1; }

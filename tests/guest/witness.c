@@ -9,21 +9,25 @@
  * TICK_US  microseconds from one tick to the next; a late tick is not made up for
  *
  * At start it draws a random boot id that lives in memory only. It then counts. Each count n:
- *   1. checks that every disk /dev/vd* still holds the record that this memory says was committed there;
- *   2. writes the record (boot id, n) to every disk, in the order vda, vdb, ...: first into a spread block, then into
- *      block 0; every write is O_DIRECT|O_DSYNC, so one disk's record is durable before the next disk's is begun;
+ *   1. checks that every disk /dev/vd* is of this memory's moment: the last record is the one committed, the one before
+ *      it is there too, the one to come is not (a program stopped after this check overwrites block 0 of a wrong disk,
+ *      and finds out by these neighbours at the next count);
+ *   2. writes the record (boot id, n) to every disk, in the order vda, vdb, ...: first into a spread block (O_DIRECT),
+ *      then into block 0 (O_DIRECT|O_DSYNC, which makes both durable), so that one disk's record is durable before the
+ *      next disk's is begun;
  *   3. notes n as committed, changes DIRTY pages, says `T`.
  *
  * Lines (boot ids are 16 hex digits, numbers decimal):
  *   B <boot> mem <MiB> cpus <n> disks vda=<boot>:<n>,vdb=<boot>:<n>   once, before the first write: what the disks held;
  *                                                                    `disks -` when there is none
  *   T <boot> <n>                                                     each tick, after its writes
- *   TORN disk=<vdX> boot <on disk>/<in memory> disk <n> mem <n>      the disk is of another moment than the memory
+ *   TORN disk=<vdX> boot <on disk>/<in memory> disk <n> mem <n>      the disk is of another moment than the memory: the
+ *                                                                    offending record, and what memory has committed
  *   ERR disk=<vdX> <open|read|write> <errno>                         the disk did not answer
  *   P <boot> <n>                                                     the power button was pressed; power goes off
  *
  * On disk, block 0 (4096 bytes): u64 boot id, u64 n, both little-endian, then zeros. Block 1 + n % slots holds the
- * record n, too, where slots = min(20000, blocks of the disk - 1).
+ * record n, too, where slots = min(20000, blocks of the disk - 1), so the last records are all there.
  *
  * So: same boot id and the next n after a rollback with memory: resumed exactly. TORN: disk and memory of different
  * moments. In an image of the disks alone, taken at one moment, all records have the same boot id and
@@ -56,10 +60,12 @@ struct record {
 
 struct disk {
     char name[4];
-    int fd;
+    int fd;                  /* O_DSYNC: block 0 */
+    int spread_fd;           /* not O_DSYNC: the flush after block 0 covers the spread block */
     uint64_t slots;          /* spread blocks behind block 0 */
     struct record committed; /* what memory says the disk holds */
     uint64_t in_flight;      /* the n whose write was begun last; equals committed.n once it was answered */
+    uint64_t unbroken_since; /* every record from this n on was written without an error */
 };
 
 static struct disk disks[MAX_DISKS];
@@ -88,25 +94,28 @@ static void say(const char *line, int length)
         say(line_, snprintf(line_, sizeof line_, __VA_ARGS__));     \
     } while (0)
 
-static void *block_buffer(void)
+static void *blocks(size_t count)
 {
     void *buffer;
-    if (posix_memalign(&buffer, BLOCK, BLOCK))
+    if (posix_memalign(&buffer, BLOCK, count * BLOCK))
         abort();
-    memset(buffer, 0, BLOCK);
+    memset(buffer, 0, count * BLOCK);
     return buffer;
 }
 
-static int read_record(struct disk *disk, void *buffer, struct record *found)
+static int read_records(struct disk *disk, void *buffer, off_t block, int count, struct record *found)
 {
-    ssize_t got = pread(disk->fd, buffer, BLOCK, 0);
-    if (got != BLOCK) {
+    ssize_t got = pread(disk->fd, buffer, (size_t)count * BLOCK, block * BLOCK);
+    if (got != (ssize_t)count * BLOCK) {
         SAY("ERR disk=%s read %d\n", disk->name, got < 0 ? errno : EIO);
         return -1;
     }
-    memcpy(found, buffer, sizeof *found);
+    for (int i = 0; i < count; i++)
+        memcpy(&found[i], (char *)buffer + i * BLOCK, sizeof *found);
     return 0;
 }
+
+static off_t spread_block(const struct disk *disk, uint64_t n) { return (off_t)(1 + n % disk->slots); }
 
 static void open_disks(void *buffer)
 {
@@ -119,41 +128,65 @@ static void open_disks(void *buffer)
         if (access(path, F_OK))
             continue;
         disk->fd = open(path, O_RDWR | O_DIRECT | O_DSYNC | O_CLOEXEC);
-        if (disk->fd < 0 || ioctl(disk->fd, BLKGETSIZE64, &size) || size < 2 * BLOCK) {
+        disk->spread_fd = open(path, O_WRONLY | O_DIRECT | O_CLOEXEC);
+        if (disk->fd < 0 || disk->spread_fd < 0 || ioctl(disk->fd, BLKGETSIZE64, &size) || size < 8 * BLOCK) {
             SAY("ERR disk=%s open %d\n", disk->name, errno);
             continue;
         }
         disk->slots = size / BLOCK - 1 < MAX_SLOTS ? size / BLOCK - 1 : MAX_SLOTS;
-        if (read_record(disk, buffer, &disk->committed))
+        if (read_records(disk, buffer, 0, 1, &disk->committed))
             continue;
         disk->in_flight = disk->committed.n;
+        disk->unbroken_since = 1;
         disk_count++;
     }
 }
 
-static void check(struct disk *disk, void *buffer)
+static int is_ours(struct record record, uint64_t n) { return record.boot == boot && record.n == n; }
+
+static void torn(const struct disk *disk, struct record found)
 {
-    struct record found;
-    if (read_record(disk, buffer, &found))
-        return;
-    if (found.boot == disk->committed.boot && found.n == disk->committed.n)
-        return;
-    if (found.boot == boot && found.n == disk->in_flight)
-        return;
     SAY("TORN disk=%s boot %016llx/%016llx disk %llu mem %llu\n", disk->name, (unsigned long long)found.boot,
         (unsigned long long)boot, (unsigned long long)found.n, (unsigned long long)disk->committed.n);
 }
 
+static void check(struct disk *disk, void *buffer)
+{
+    struct record last, near[3]; /* near: the spread records n - 1, n and n + 1 */
+    const uint64_t n = disk->committed.n;
+    if (read_records(disk, buffer, 0, 1, &last))
+        return;
+    if (last.boot == disk->committed.boot && last.n == n) {
+        if (disk->committed.boot != boot)
+            return; /* the first tick: what was found at boot */
+    } else if (!is_ours(last, disk->in_flight)) {
+        torn(disk, last);
+        return;
+    }
+    if (spread_block(disk, n) == 1 || spread_block(disk, n + 1) == 1)
+        return; /* the neighbours are not side by side; once in a round */
+    if (read_records(disk, buffer, spread_block(disk, n - 1), 3, near))
+        return;
+    if (n > disk->unbroken_since && !is_ours(near[0], n - 1))
+        torn(disk, near[0]);
+    else if (n >= disk->unbroken_since && !is_ours(near[1], n))
+        torn(disk, near[1]);
+    else if (near[2].boot == boot && near[2].n > disk->in_flight)
+        torn(disk, near[2]);
+}
+
 static void commit(struct disk *disk, void *buffer, struct record record)
 {
-    off_t spread = (off_t)(1 + record.n % disk->slots) * BLOCK;
+    off_t spread = spread_block(disk, record.n) * BLOCK;
     memcpy(buffer, &record, sizeof record);
     disk->in_flight = record.n;
     errno = EIO; /* said when a write is short */
-    if (pwrite(disk->fd, buffer, BLOCK, spread) == BLOCK && pwrite(disk->fd, buffer, BLOCK, 0) == BLOCK)
+    if (pwrite(disk->spread_fd, buffer, BLOCK, spread) == BLOCK && pwrite(disk->fd, buffer, BLOCK, 0) == BLOCK) {
         disk->committed = record;
-    else
-        SAY("ERR disk=%s write %d\n", disk->name, errno);
+        return;
+    }
+    SAY("ERR disk=%s write %d\n", disk->name, errno);
+    disk->unbroken_since = record.n + 1;
 }
 
 /* The kernel's tally of RAM, rounded up to 4 MiB: firmware keeps some hundred KiB of what the machine was given. */
@@ -250,7 +283,7 @@ int main(int argc, char **argv)
     for (uint64_t i = 0; i < pages * BLOCK / sizeof *memory; i++)
         memory[i] = next_random(&random);
 
-    void *reading = block_buffer(), *writing = block_buffer();
+    void *reading = blocks(3), *writing = blocks(1);
     open_disks(reading);
     greet();
     pthread_t button;

@@ -20,7 +20,7 @@ from stillframe.domain.vm import Vm
 from stillframe.operations import save_memory
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.detail import inspect_with_volumes
-from stillframe.operations.disks import PlacedDisk, depth_of, layer_path, place_disks
+from stillframe.operations.disks import PlacedDisk, check_no_drift, depth_of, layer_path, place_disks
 from stillframe.operations.requests import Cluster
 from stillframe.operations.runner import Operation, Scratch, Step, new_row
 from stillframe.operations.world import World
@@ -94,6 +94,7 @@ def plan_create(
         rules.check_memory_capture(vm, space_open=world.limits.memory_space_open(vm.tenant))
         rules.check_nothing_saving(vm, snapshots)
     placed = place_disks(vm, cluster.uuid, volumes, layers)
+    check_no_drift(world, vm, placed, layers)
     for disk in placed:
         rules.check_depth(vm, disk.disk.target, depth_of(world, layers, disk), world.limits.max_chain_depth)
     memory_uuid = world.new_uuid() if domain_memory else None

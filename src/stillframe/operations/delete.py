@@ -17,6 +17,8 @@ from stillframe.domain import rules
 from stillframe.domain.layers import Act, Drop, Layer, Merge, plan_collection
 from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.vm import Vm
+from stillframe.operations.disks import check_no_drift, place_disks
+from stillframe.operations.requests import Cluster
 from stillframe.operations.runner import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.hypervisor import MergeProgress
@@ -49,11 +51,11 @@ class DeletePlan:
     merges: tuple[MergePlan, ...]
 
 
-def plan_delete(world: World, vm: Vm, snapshot: Snapshot) -> DeletePlan:
+def plan_delete(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot) -> DeletePlan:
     """The rules checked and the layers' fate decided; no side effect.
 
     Raises:
-        Refused: SNAPSHOT_HAS_CHILDREN, SNAPSHOT_NOT_READY, POWER_STATE_WRONG.
+        Refused: SNAPSHOT_HAS_CHILDREN, SNAPSHOT_NOT_READY, POWER_STATE_WRONG, DISK_DRIFTED.
     """
     with world.metadata.read() as tx:
         snapshots = tx.snapshots.of_vm(vm.uuid)
@@ -63,6 +65,7 @@ def plan_delete(world: World, vm: Vm, snapshot: Snapshot) -> DeletePlan:
     rules.check_deletable(snapshot, [s.name for s in snapshots if s.parent_uuid == snapshot.uuid])
     if not vm.state.has_process:
         rules.check_no_managed_save(vm)
+    check_no_drift(world, vm, place_disks(vm, cluster.uuid, list(volumes.values()), layers), layers)
     others = {d.layer_uuid for s in snapshots if s.uuid != snapshot.uuid for d in s.disks}
     acts = plan_collection(layers, others | {volume.head_layer_uuid for volume in volumes.values()})
     return DeletePlan(

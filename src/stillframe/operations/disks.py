@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from stillframe.domain.errors import ErrorCase, Refused
@@ -56,8 +56,10 @@ def place_disks(
             continue
         volume = volume_of[layer.volume_uuid]
         if volume.head_layer_uuid != layer.uuid:
+            head = next(other.path for other in layers if other.uuid == volume.head_layer_uuid)
             raise Refused(
-                ErrorCase.DISK_DRIFTED, f"disk {disk.target} of {vm.described} is on {disk.path}, a frozen layer"
+                ErrorCase.DISK_DRIFTED,
+                f"disk {disk.target} of {vm.described} is on {disk.path}, a frozen layer; its head is {head}",
             )
         placed.append(PlacedDisk(disk, volume, layer, known=True))
     return tuple(placed)
@@ -82,16 +84,42 @@ def _adopt(vm: Vm, disk: Disk, cluster_uuid: str) -> PlacedDisk:
     return PlacedDisk(disk, Volume(volume_uuid, vm.uuid, disk.target, layer.uuid, directory), layer, known=False)
 
 
-def depth_of(world: World, layers: Collection[Layer], placed: PlacedDisk) -> int:
-    """How many files a read may go through, the user's own chain below ours included."""
-    ours = chain(layers, placed.layer.uuid) if placed.known else (placed.layer,)
-    bottom, depth = ours[-1], len(ours)
-    path, image_format = bottom.path, bottom.format
-    while depth < _FOREIGN_CHAIN_MAX:
+def check_no_drift(world: World, vm: Vm, placed: Collection[PlacedDisk], layers: Collection[Layer]) -> None:
+    """No disk is on a file of somebody else's that backs on a layer of ours.
+
+    libvirt's own snapshots make such files; dropping or merging what they stand on would destroy them.
+
+    Raises:
+        Refused: DISK_DRIFTED.
+    """
+    ours = {layer.path for layer in layers}
+    for disk in placed:
+        if disk.known:
+            continue
+        below = ours.intersection(_foreign_chain(world, disk))
+        if below:
+            raise Refused(
+                ErrorCase.DISK_DRIFTED,
+                f"disk {disk.disk.target} of {vm.described} is on {disk.disk.path}, which somebody put on "
+                f"{min(below)}; merge it back (virsh blockcommit --active --pivot) first",
+            )
+
+
+def _foreign_chain(world: World, placed: PlacedDisk) -> tuple[str, ...]:
+    """The files below the lowest layer that we know, topmost first, as far as they can be followed."""
+    path, image_format, found = placed.layer.path, placed.layer.format, [placed.layer.path]
+    while len(found) < _FOREIGN_CHAIN_MAX:
         info = world.volumes.probe_image(path, image_format)
         if info is None:
             raise Refused(ErrorCase.DISK_DRIFTED, f"{path}, which disk {placed.disk.target} needs, does not exist")
         if not info.backing_path:
-            return depth
-        path, image_format, depth = info.backing_path, info.backing_format or "raw", depth + 1
-    return depth
+            break
+        path, image_format = info.backing_path, info.backing_format or "raw"
+        found.append(path)
+    return tuple(found)
+
+
+def depth_of(world: World, layers: Collection[Layer], placed: PlacedDisk) -> int:
+    """How many files a read may go through, the user's own chain below ours included."""
+    ours = chain(layers, placed.layer.uuid) if placed.known else (placed.layer,)
+    return len(ours) - 1 + len(_foreign_chain(world, replace(placed, layer=ours[-1])))

@@ -19,7 +19,8 @@ from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
 from stillframe.operations.checksum import text_checksum
-from stillframe.operations.disks import layer_path
+from stillframe.operations.disks import check_no_drift, layer_path, place_disks
+from stillframe.operations.requests import Cluster
 from stillframe.operations.runner import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.hypervisor import SavedConfiguration
@@ -51,7 +52,7 @@ class RollbackPlan:
     disks: tuple[DiskReturn, ...]
 
 
-def plan_rollback(world: World, vm: Vm, snapshot: Snapshot, *, domain_memory: bool) -> RollbackPlan:
+def plan_rollback(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot, *, domain_memory: bool) -> RollbackPlan:
     """Every rule checked, every uuid drawn; no side effect.
 
     Raises:
@@ -60,9 +61,11 @@ def plan_rollback(world: World, vm: Vm, snapshot: Snapshot, *, domain_memory: bo
     rules.check_persistent(vm)
     with world.metadata.read() as tx:
         snapshots = tx.snapshots.of_vm(vm.uuid)
+        volumes, layers = tx.layers.volumes(vm.uuid), tx.layers.layers(vm.uuid)
     if domain_memory:
         rules.check_memory_available(snapshot)
     rules.check_nothing_saving(vm, snapshots)
+    check_no_drift(world, vm, place_disks(vm, cluster.uuid, volumes, layers), layers)
     memory = snapshot.memory if domain_memory else None
     return RollbackPlan(
         snapshot_uuid=snapshot.uuid,

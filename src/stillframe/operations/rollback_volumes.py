@@ -15,7 +15,7 @@ from stillframe.domain import rules
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
-from stillframe.operations.disks import PlacedDisk, place_disks
+from stillframe.operations.disks import PlacedDisk, check_no_drift, place_disks
 from stillframe.operations.requests import Cluster, DiskRef
 from stillframe.operations.rollback import (
     DiskReturn,
@@ -58,6 +58,7 @@ def plan_volume(world: World, cluster: Cluster, vm: Vm, entry: DiskRef) -> Volum
         volumes, layers = tx.layers.volumes(vm.uuid), tx.layers.layers(vm.uuid)
     rules.check_nothing_saving(vm, snapshots)
     placed = place_disks(vm, cluster.uuid, volumes, layers)
+    check_no_drift(world, vm, placed, layers)
     return VolumePlan(vm.uuid, plan_disk(world, vm.uuid, _find(vm, placed, snapshots, entry)))
 
 

@@ -123,7 +123,7 @@ class UseCases:
             with self._claim(vm, rollback.KIND, attempt) as claim:
                 vm = self.world.inventory.get_vm(vm.uuid)
                 snapshot = self._snapshot(vm, name)
-                plan = rollback.plan_rollback(self.world, vm, snapshot, domain_memory=domain_memory)
+                plan = rollback.plan_rollback(self.world, self.cluster, vm, snapshot, domain_memory=domain_memory)
                 told = claim.run(rollback.OPERATION, plan)
             if "refusal" in told:
                 refusal: StillframeError = told["refusal"]
@@ -163,7 +163,7 @@ class UseCases:
             with self._claim(vm, delete.KIND, attempt) as claim:
                 vm = self.world.inventory.get_vm(vm.uuid)
                 snapshot = self._snapshot(vm, name)
-                claim.run(delete.OPERATION, delete.plan_delete(self.world, vm, snapshot))
+                claim.run(delete.OPERATION, delete.plan_delete(self.world, self.cluster, vm, snapshot))
 
     # --- power -------------------------------------------------------------------------------------------------
 

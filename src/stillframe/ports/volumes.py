@@ -51,7 +51,11 @@ class Volumes(Protocol):
     def ensure_committed(self, top_path: str, base_path: str) -> None:
         """All data of ``top_path`` is in ``base_path``, its backing file, and durable; top is still valid after it.
 
-        The base grows when top is larger. Neither may be open elsewhere. Interrupted anywhere, both still read the same.
+        The base takes top's size. Neither may be open elsewhere. Top reads the same at every instant; interrupted, the
+        base is a mixture until the call is repeated, so nobody else may depend on it.
+
+        Raises:
+            Unknown: STORAGE_FAILED when the work neither ended in time nor could be stopped.
         """
         ...
 
@@ -64,5 +68,5 @@ class Volumes(Protocol):
         ...
 
     def list_owned(self, directory: str) -> list[str]:
-        """Files with the names that this service gives (uuid.qcow2) in a directory; empty when it does not exist."""
+        """Absolute paths, sorted, of the files with names that this service gives (uuid.qcow2); empty without directory."""
         ...
