@@ -66,13 +66,13 @@ def build(settings: Settings) -> Service:
     except BaseException:
         metadata.close()
         raise
-    fixer = LibvirtPointInTime(connection)
+    fixer = LibvirtPointInTime(connection, merge_timeout_s=settings.merge_timeout_s)
     world = World(
         inventory=LibvirtInventory(connection),
         power=LibvirtPower(connection),
         fixer=fixer,
         keeper=LibvirtKeeper(connection, fixer),
-        volumes=Qcow2Volumes(),
+        volumes=Qcow2Volumes(commit_timeout_s=settings.merge_timeout_s),
         memory_store=LocalMemoryStore(settings.state),
         metadata=metadata,
         guests=LibvirtGuests(connection, settings.state / "guests"),

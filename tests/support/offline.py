@@ -17,19 +17,18 @@ from xml.sax.saxutils import escape, quoteattr
 from support.service import Service, Vm
 
 _PROGRAM = """
-import json, sys, threading, libvirt
-libvirt.virEventRegisterDefaultImpl()
-def run():
-    while True:
-        libvirt.virEventRunDefaultImpl()
-threading.Thread(target=run, daemon=True).start()
-conn = libvirt.open(sys.argv[1])
-for act, *words in json.load(sys.stdin):
-    if act == "define":
-        conn.defineXML(words[0])
-    elif act == "rename":
-        conn.lookupByUUIDString(words[0]).rename(words[1], 0)
-conn.close()
+import json, sys
+from stillframe.adapters.libvirt.connection import Connection
+connection = Connection(sys.argv[1], call_timeout_s=120)
+connection.open()
+def act(conn):
+    for what, *words in json.load(sys.stdin):
+        if what == "define":
+            conn.defineXML(words[0])
+        elif what == "rename":
+            conn.lookupByUUIDString(words[0]).rename(words[1], 0)
+connection.call("prepare domains", act)
+connection.close()
 """
 _GUEST_IMAGE = Path(sys.prefix) / "share" / "stillframe" / "guest"
 

@@ -131,17 +131,19 @@ class UseCases:
             return snapshot
 
     def rollback_volumes(self, ref: VmRef, entries: list[DiskRef], caller: Caller) -> list[DiskRef | StillframeError]:
-        """Each entry by itself, in order; a bad one fails alone.
+        """Each entry by itself, in order; a bad one fails alone, and so does a second one for the same volume.
 
         Raises:
             Refused: for what concerns them all: the VM unknown, or not shut off.
         """
         vm = self._vm(ref)
         rollback_volumes.check_shut_off(vm)
-        counts: dict[str, int] = {}
+        results: list[DiskRef | StillframeError] = []
+        named: set[str] = set()
         for entry in entries:
-            counts[entry.VolumeUuid] = counts.get(entry.VolumeUuid, 0) + 1
-        return [self._rollback_volume(ref, entry, counts[entry.VolumeUuid] > 1, caller) for entry in entries]
+            results.append(self._rollback_volume(ref, entry, entry.VolumeUuid in named, caller))
+            named.add(entry.VolumeUuid)
+        return results
 
     def _rollback_volume(self, ref: VmRef, entry: DiskRef, repeated: bool, caller: Caller) -> DiskRef | StillframeError:
         try:

@@ -52,8 +52,9 @@ class _Fixed:
 class LibvirtPointInTime:
     """``PointInTimeFixer`` and the capture half of ``CaptureKeeper`` (ports/hypervisor.py)."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, merge_timeout_s: float) -> None:
         self._connection = connection
+        self._merge_timeout_s = merge_timeout_s
         # our duplicates of the descriptors that QEMU writes: held past the end of the capture, because QEMU's own
         # close would otherwise flush the file under its big lock and stall the guest
         self._held: dict[str, int] = {}
@@ -150,7 +151,7 @@ class LibvirtPointInTime:
             f"merge {top_path} into {base_path}",
             vm_uuid,
             lambda domain: commit_live(domain, target, top_path, base_path, on_progress),
-            timeout_s=24 * 3600.0,
+            timeout_s=self._merge_timeout_s,
         )
 
     def probe_capture(self, vm_uuid: str) -> CaptureProgress:

@@ -51,6 +51,8 @@ def prepare(qmp: Qmp, fd: int, memory_path: str) -> CaptureSetup:
     """
     if qmp.run("query-migrate").get("status") in _ACTIVE:
         raise QmpError("query-migrate", {"desc": "another migration or capture is under way"})
+    # first of all: whoever cleans up after a crash knows by this descriptor that the capabilities are ours
+    answer = qmp.run_with_fd("add-fd", fd, opaque=_OPAQUE_PREFIX + memory_path)
     reason = ""
     background = True
     try:
@@ -59,7 +61,6 @@ def prepare(qmp: Qmp, fd: int, memory_path: str) -> CaptureSetup:
         reason, background = str(refused), False
         set_capabilities(qmp, MAPPED_RAM, PAUSE_BEFORE_SWITCHOVER)
     qmp.run("migrate-set-parameters", max_bandwidth=_UNLIMITED_BYTES_PER_S)
-    answer = qmp.run_with_fd("add-fd", fd, opaque=_OPAQUE_PREFIX + memory_path)
     return CaptureSetup(fdset_id=answer["fdset-id"], background=background, fallback_reason=reason)
 
 
