@@ -218,6 +218,10 @@ class GuestBody(Body):
     dirty_pages: Annotated[
         int | None, Field(ge=0, le=DIRTY_PAGES_MAX, description="Pages that it rewrites with each tick; absent: 20.")
     ] = None
+    private_file_memory: Annotated[
+        bool | None,
+        Field(description="Back its memory by a private file mapping, of which QEMU takes no background snapshot."),
+    ] = None
 
     @field_validator("fill_mib")
     @classmethod
@@ -237,6 +241,7 @@ class GuestBody(Body):
             fill_mib=_or(self.fill_mib, min(_GUEST.fill_mib, memory_mib - KERNEL_MIB)),
             disks=_or(self.disks, _GUEST.disks),
             dirty_pages=_or(self.dirty_pages, _GUEST.dirty_pages),
+            private_file_memory=bool(self.private_file_memory),
         )
 
 

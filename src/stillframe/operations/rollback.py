@@ -11,6 +11,7 @@ and shut off, and the error says so.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from stillframe.domain import rules
@@ -119,14 +120,22 @@ def _configuration(world: World, plan: RollbackPlan) -> SavedConfiguration:
     )
 
 
-def _verify(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
-    """Nothing is trusted that is not checked, and all of it before anything is thrown away."""
+def _prepare(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+    """Everything is checked and every overlay is there. Side by side, since neither changes what the VM stands on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="rollback-overlays") as pool:
+        made = pool.submit(_make_overlays, world, plan)
+        _verify(world, plan)
+    made.result()
+
+
+def _verify(world: World, plan: RollbackPlan) -> None:
+    """Nothing is trusted that is not checked, and all of it before anything is thrown away.
+
+    That the disks' layers are there and of their format is checked by making overlays on them.
+    """
     snapshot = _snapshot(world, plan)
     if text_checksum(snapshot.definition_xml) != snapshot.definition_checksum:
         raise Failed(ErrorCase.CONFIGURATION_DAMAGED, snapshot.described)
-    for disk in plan.disks:
-        if world.volumes.probe_image(disk.layer.path, disk.layer.format) is None:
-            raise Failed(ErrorCase.STORAGE_FAILED, f"{disk.layer.path} of {snapshot.described} does not exist")
     if plan.memory_uuid is not None:
         path = world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
         world.keeper.check_restorable(path, plan.vm_uuid)
@@ -136,7 +145,7 @@ def make_overlay(world: World, disk: DiskReturn) -> None:
     world.volumes.ensure_overlay(disk.overlay.path, disk.layer.path, disk.layer.format)
 
 
-def _make_overlays(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+def _make_overlays(world: World, plan: RollbackPlan) -> None:
     for disk in plan.disks:
         make_overlay(world, disk)
 
@@ -211,8 +220,7 @@ def _forget_old_heads(tx: Transaction, plan: RollbackPlan, _scratch: Scratch) ->
 
 def steps(_plan: RollbackPlan) -> tuple[Step[RollbackPlan], ...]:
     return (
-        Step("verify", _verify),
-        Step("make overlays", _make_overlays, _drop_overlays),
+        Step("verify and make overlays", _prepare, _drop_overlays),
         Step("commit", commits=True),
         Step("power off", _power_off),
         Step("define", _define),

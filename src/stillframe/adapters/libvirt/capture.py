@@ -18,13 +18,14 @@ import libvirt
 from lxml import etree
 
 from stillframe.adapters.libvirt import migration, rewrite
+from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.connection import Connection
-from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain, read_disks
+from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_disks
 from stillframe.adapters.libvirt.merge import commit_live
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
 from stillframe.adapters.libvirt.screenshot import take_screenshot
-from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
+from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.domain.snapshot import CaptureMode
 from stillframe.ports.hypervisor import CaptureProgress, DiskSwitch, OnMerge, PointInTime, PointRequest
 
@@ -97,13 +98,10 @@ class LibvirtPointInTime:
             return _in_pause(domain, snapshot_xml)
         qmp = Qmp(domain)
         fd = self._hold(request.memory_path)
-        try:
-            setup = migration.prepare(qmp, fd, request.memory_path)
-            if setup.background:
-                return _in_pause(domain, snapshot_xml, qmp, setup)
-            return _live_then_pause(domain, snapshot_xml, qmp, setup)
-        except QmpError as error:
-            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory capture of VM {request.vm_uuid}: {error}") from error
+        setup = migration.prepare(qmp, fd, request.memory_path)
+        if setup.background:
+            return _in_pause(domain, snapshot_xml, qmp, setup)
+        return _live_then_pause(domain, snapshot_xml, qmp, setup)
 
     def abandon_point(self, request: PointRequest) -> None:
         def act(conn: Any) -> None:
@@ -116,14 +114,11 @@ class LibvirtPointInTime:
             if request.memory_path is not None:
                 _cancel_capture(domain, request.memory_path)
             for switch in request.switches:
-                chain = read_chain(domain.XMLDesc(0), switch.target)
-                if switch.overlay_path in chain:
+                if switch.overlay_path in real_chain(domain, switch.target):
                     commit_live(domain, switch.target, switch.overlay_path, switch.frozen_path, lambda _progress: None)
 
         try:
             self._connection.call(f"take a point in time back (VM {request.vm_uuid})", act, timeout_s=_STEP_TIMEOUT_S)
-        except QmpError as error:
-            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"VM {request.vm_uuid}: {error}") from error
         finally:
             if request.memory_path is not None:
                 self._let_go(request.memory_path)
@@ -182,8 +177,6 @@ class LibvirtPointInTime:
         except Refused as error:
             if error.case is not ErrorCase.VM_UNKNOWN:
                 raise
-        except QmpError as error:
-            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"VM {vm_uuid}: {error}") from error
         finally:
             self._let_go(memory_path)
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import libvirt
 
+from stillframe.adapters.libvirt.qmp import QmpError
 from stillframe.adapters.libvirt.reaper import QemuReaper
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError, Unknown
 
@@ -175,6 +176,8 @@ class Connection:
             return act(conn)
         except libvirt.libvirtError as error:
             raise typed_error(what, error, alive=self._is_alive()) from error
+        except QmpError as error:
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: {error}") from error
 
     def _connected(self, what: str) -> Any:
         with self._lock:

@@ -11,6 +11,7 @@ from typing import Any
 import libvirt
 
 from stillframe.adapters.libvirt import domain_xml
+from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.inspect_info import InspectFacts, read_inspect
 from stillframe.domain.compute import ComputeInspectInfo
@@ -105,7 +106,7 @@ class LibvirtInventory:
             xml = domain.XMLDesc(0)
             if target not in {disk.target for disk in domain_xml.read_disks(xml)}:
                 return ()
-            return domain_xml.read_chain(xml, target)
+            return real_chain(domain, target)
 
         return self._connection.domain_call(f"read the chain of {target}", vm_uuid, act)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import libvirt
 
+from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 from stillframe.ports.hypervisor import MergeProgress, OnMerge
@@ -18,18 +19,19 @@ _SETTLE_TIMEOUT_S = 60.0
 def commit_live(domain: Any, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
     """Merge ``top_path`` into ``base_path`` of a running domain's disk; see ``PointInTimeFixer.commit_live``.
 
-    A job that an interrupted call left is waited for and pivoted, not started again.
+    A job that an interrupted call left is waited for and pivoted, not started again. Whether top is merged is asked of
+    QEMU, because libvirt's picture of the chain may be behind after a crash (block_nodes.py).
 
     Raises:
-        Failed: STORAGE_FAILED when the job ended without merging, HYPERVISOR_FAILED when base is not below top; the
-            chain is then as it was and both files read the same.
-        Unknown: HYPERVISOR_FAILED when the pivot does not show in time.
+        Failed: STORAGE_FAILED when the job ended without merging, HYPERVISOR_FAILED when base is not below top or
+            libvirt believes the disk on a file that QEMU has left; the files read the same as before.
+        Unknown: HYPERVISOR_FAILED when the end of the job does not show in time.
     """
     job_seen = False
     while True:
-        chain = read_chain(domain.XMLDesc(0), target)
         job = domain.blockJobInfo(target, 0)
-        if not job and top_path not in chain:
+        if not job and top_path not in real_chain(domain, target):
+            _check_left(domain, target, top_path)
             return
         if not job and job_seen:
             raise Failed(
@@ -37,12 +39,21 @@ def commit_live(domain: Any, target: str, top_path: str, base_path: str, on_prog
                 f"disk {target}: the merge of {top_path} into {base_path} ended early; nothing is lost, see QEMU's log",
             )
         if not job:
-            _start(domain, target, chain, top_path, base_path)
+            _start(domain, target, read_chain(domain.XMLDesc(0), target), top_path, base_path)
         job_seen = True
         _wait(domain, target, on_progress)
         if _is_ready(domain, target):
             domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
         _await_settled(domain, target, top_path)
+
+
+def _check_left(domain: Any, target: str, top_path: str) -> None:
+    """The next start would be on the file that libvirt names: it must not be the one that is about to go."""
+    if read_chain(domain.XMLDesc(0), target)[0] == top_path:
+        raise Failed(
+            ErrorCase.HYPERVISOR_FAILED,
+            f"disk {target}: QEMU has left {top_path}, but libvirt still names it; restart the virtual machine",
+        )
 
 
 def _start(domain: Any, target: str, chain: tuple[str, ...], top_path: str, base_path: str) -> None:
