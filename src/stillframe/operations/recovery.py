@@ -104,8 +104,13 @@ class Recovery:
         try:
             self.finish(row)
             log.info("operation %s (%s on VM %s) finished", row.uuid, row.kind, row.vm_uuid)
-        except Exception:
-            log.exception("operation %s (%s on VM %s) could not be finished", row.uuid, row.kind, row.vm_uuid)
+        except Exception as error:
+            with self._world.metadata.read() as tx:
+                now = tx.journal.get(row.uuid)
+            if now is not None and now.state is OperationState.UNDONE:
+                log.warning("operation %s (%s on VM %s) failed: %s", row.uuid, row.kind, row.vm_uuid, describe(error))
+            else:
+                log.exception("operation %s (%s on VM %s) could not be finished", row.uuid, row.kind, row.vm_uuid)
 
     def _release_guests(self, rows: list[OperationRow]) -> None:
         for row in rows:

@@ -151,9 +151,13 @@ class LibvirtPointInTime:
 
     def probe_capture(self, vm_uuid: str) -> CaptureProgress:
         def act(domain: Any) -> CaptureProgress:
-            if not domain.isActive():
-                return CaptureProgress("failed", 0, 0, "the virtual machine was powered off while its memory was saved")
-            return migration.progress(Qmp(domain))
+            try:
+                if domain.isActive():
+                    return migration.progress(Qmp(domain))
+            except libvirt.libvirtError:
+                if domain.isActive():
+                    raise
+            return CaptureProgress("failed", 0, 0, "the virtual machine was powered off while its memory was saved")
 
         return self._connection.domain_call("look at the memory capture", vm_uuid, act)
 
