@@ -29,7 +29,7 @@ from peers import (
     measure_rollback,
     remove_guest,
 )
-from report import CHANGES_MIB, Guest, Measurements, document, facts, table, verdicts
+from report import CHANGES_MIB, Guest, Measurements, Run, document, facts, table, verdicts
 from witness_gap import ConsoleTail
 
 from support.private_libvirtd import PrivateLibvirtd
@@ -115,8 +115,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     guest = Guest(512, 300) if given.quick else Guest(1024, 600)
     rounds = 1 if given.quick else max(1, given.rounds)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end_in_order)
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _end_in_order)
     begun_s = time.monotonic()
     with PrivateLibvirtd() as daemon, running_service(daemon.uri) as service:
         bench = Bench(service, Virsh(daemon.uri), guest)
@@ -130,8 +130,8 @@ def main(arguments: list[str]) -> int:
         print(verdict.line())
     print(f"took {time.monotonic() - begun_s:.0f} s")
     if given.write:
-        command = shlex.join(["python", "benchmarks/bench.py", *arguments])
-        given.write.write_text(document(bench.measured, checked, machine, guest, rounds, command), encoding="utf-8")
+        run = Run(shlex.join(["python", "benchmarks/bench.py", *arguments]), rounds, guest, machine)
+        given.write.write_text(document(bench.measured, checked, run), encoding="utf-8")
         print(f"written: {given.write}")
     return 0
 

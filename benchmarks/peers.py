@@ -94,7 +94,7 @@ class Stillframe:
         head = self._vm.disk_path()
         if change_mib:
             write = f"write -q -P 0x5a 0 {change_mib}M"
-            run(["qemu-io", "-f", "qcow2", "-c", write, "-c", "flush", head])
+            run(["qemu-io", "-f", "qcow2", "-t", "none", "-c", write, "-c", "flush", head])
         os.sync()  # what still waits to be written would be measured along
         begun_s = time.monotonic()
         self._vm.rollback("disks")

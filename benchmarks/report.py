@@ -63,8 +63,8 @@ random pages of it are changed with every line. Its disk is a qcow2 file with `c
   from the snapshot, after it had run on for more than two seconds. Stillframe's figure contains reading the whole
   memory state to check it against its checksum before anything is given up; libvirt checks nothing. The figures of
   `virsh` contain its own start, which is listed; Stillframe's contain HTTP.
-- **Rollback of the disk**: that much data is written to the shut-off guest's disk and flushed, then the whole rollback
-  call is timed. It must not grow with the data.
+- **Rollback of the disk**: that much data is written to the shut-off guest's disk (`qemu-io`, past the page cache as the
+  guest itself would) and flushed, then the whole rollback call is timed. It must not grow with the data.
 """
 
 
@@ -119,7 +119,7 @@ class Verdict:
 
 def verdicts(measured: Measurements) -> list[Verdict]:
     """Every target of the run."""
-    memory, disks, jitter = (measured.median(f"gap.{k}") for k in ("memory.stillframe", "disks.stillframe", "idle"))
+    disks, jitter = measured.median("gap.disks.stillframe"), measured.median("gap.idle")
     limit = jitter + _DISK_ALLOWANCE_MS
     return [
         _ratio(measured, "Gap of a snapshot with memory, of virsh external live", "gap.memory", "virsh_external", 6),
@@ -178,15 +178,19 @@ def facts(accelerator: str, uri: str, where: Path) -> list[tuple[str, str]]:
     ]
 
 
-def document(
-    measured: Measurements,
-    checked: list[Verdict],
-    machine: list[tuple[str, str]],
-    guest: Guest,
-    rounds: int,
-    command: str,
-) -> str:
+@dataclass(frozen=True)
+class Run:
+    """How and where the figures were made."""
+
+    command: str
+    rounds: int
+    guest: Guest
+    machine: list[tuple[str, str]]
+
+
+def document(measured: Measurements, checked: list[Verdict], run: Run) -> str:
     """docs/benchmarks.md."""
+    guest = run.guest
     missed = [verdict for verdict in checked if not verdict.holds]
     said = f"{len(missed)} of {len(checked)} targets missed." if missed else f"All {len(checked)} targets hold."
     lines = [
@@ -194,9 +198,9 @@ def document(
         "",
         "Stillframe beside `virsh`, on one machine and one libvirtd, in one run. What counts are the ratios.",
         "",
-        f"Written by `{command}` (`make bench`) on {datetime.now(UTC):%Y-%m-%d}: {rounds} "
-        f"{'round' if rounds == 1 else 'rounds'}, guest of {guest.memory_mib} MiB with {guest.fill_mib} MiB filled. "
-        f"**{said}**",
+        f"Written by `{run.command}` on {datetime.now(UTC):%Y-%m-%d}. {run.rounds} "
+        + ("round" if run.rounds == 1 else "rounds")
+        + f", guest of {guest.memory_mib} MiB with {guest.fill_mib} MiB filled. **{said}**",
         "",
         "## Targets",
         "",
@@ -216,7 +220,7 @@ def document(
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in machine),
+        *(f"| {name} | {value} |" for name, value in run.machine),
         "",
         _EXPLANATION.format(memory_mib=guest.memory_mib, fill_mib=guest.fill_mib, dirty_pages=guest.dirty_pages),
     ]

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 _POLL_S = 0.0005
 _LEAD_S = 0.2  # the gap that a request falls into began before it
@@ -33,7 +34,7 @@ class ConsoleTail:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="console-tail", daemon=True)
 
-    def __enter__(self) -> ConsoleTail:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

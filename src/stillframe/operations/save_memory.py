@@ -59,8 +59,13 @@ def _release(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
     world.keeper.release_capture(plan.vm_uuid, plan.memory_path)
 
 
-def _finish_image(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
+def _flush(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
+    """What follows needs the file on disk; pushed there at once it would hold up the guest's own writes."""
     _note(world, plan, replace(plan.memory, status=MemoryStatus.UPLOADING, progress=99))
+    world.memory_store.flush(plan.memory.uuid)
+
+
+def _finish_image(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
     world.keeper.finish_image(plan.memory_path, plan.runtime_xml, plan.runtime_cookie)
 
 
@@ -97,6 +102,7 @@ def steps(_plan: SaveMemoryPlan) -> tuple[Step[SaveMemoryPlan], ...]:
     return (
         Step("await the capture", _await_capture, _give_up),
         Step("release the capture", _release),
+        Step("flush", _flush),
         Step("finish the image", _finish_image),
         Step("seal", _seal),
         Step("publish", _resealed, record=_record, commits=True),

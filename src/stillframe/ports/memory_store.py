@@ -20,6 +20,10 @@ class MemoryStore(Protocol):
         """
         ...
 
+    def flush(self, memory_uuid: str) -> None:
+        """Push what was written to the disk, gently: guests whose disks lie beside it must not feel it. Repeatable."""
+        ...
+
     def seal(self, memory_uuid: str) -> tuple[str, int]:
         """Make the finished file durable and read-only; returns (checksum "blake3:…", bytes on disk). Repeatable."""
         ...

@@ -1,40 +1,105 @@
-"""The files that a running QEMU really reads a disk through, asked of QEMU itself.
+"""The files that a running QEMU really reads a disk through, asked of QEMU itself; and going back behind libvirt.
 
-libvirt keeps a picture of the chain of its own. When its driver dies in the instant in which QEMU ends a merge, that
-picture stays behind until the VM is started anew: it still shows the layer that was merged away.
+libvirt keeps a picture of the chain of its own. When its driver dies in the instant in which QEMU switches a disk or ends
+a merge, that picture stays behind until the VM is started anew. Then QEMU tells the truth, and what libvirt does not know
+of is taken back through QEMU. Source: QEMU's qapi/block-core.json.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain
 from stillframe.adapters.libvirt.qmp import Qmp
-from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.errors import ErrorCase, Failed, Unknown
+
+_POLL_S = 0.02
+_TIMEOUT_S = 300.0
 
 
 def real_chain(domain: Any, target: str) -> tuple[str, ...]:
-    """Topmost first, from QEMU's ``query-block`` (BlockDeviceInfo, ImageInfo in qapi/block-core.json).
+    """The disk's files, topmost first (``query-block``: BlockDeviceInfo, ImageInfo).
 
     Raises:
         Failed: HYPERVISOR_FAILED when QEMU does not know the disk.
     """
-    alias = find_disk(parse_domain(domain.XMLDesc(0)), target).find("alias")
-    name = alias.get("name", "") if alias is not None else ""
-    for device in Qmp(domain).run("query-block"):
-        if name and name in str(device.get("qdev", "")).split("/") and "inserted" in device:
-            return _files(device["inserted"]["image"])
-    raise Failed(ErrorCase.HYPERVISOR_FAILED, f"disk {target}: QEMU knows no device {name}")
-
-
-def _files(image: dict[str, Any]) -> tuple[str, ...]:
     found: list[str] = []
-    current: dict[str, Any] | None = image
+    current: dict[str, Any] | None = _inserted(domain, target)["image"]
     while current is not None:
         found.append(_plain(str(current["filename"])))
         current = current.get("backing-image")
     return tuple(found)
+
+
+def commit_behind_libvirt(domain: Any, target: str, overlay_path: str, base_path: str, base_format: str) -> None:
+    """Merge an overlay that QEMU writes to, and of which libvirt knows nothing, into the file that libvirt names.
+
+    Afterwards both agree. Safe to repeat, also after an interruption: the job is found by its name.
+
+    Raises:
+        Failed: HYPERVISOR_FAILED when QEMU has no such chain, STORAGE_FAILED when the job ended without merging.
+        Unknown: HYPERVISOR_FAILED when it does not end.
+    """
+    qmp = Qmp(domain)
+    job_id = f"stillframe-{target}"
+    if not _job(qmp, job_id):
+        top = _inserted(domain, target)["node-name"]
+        qmp.run("block-commit", job_id=job_id, device=top, base_node=_node_of(qmp, base_path, base_format))
+    deadline = time.monotonic() + _TIMEOUT_S
+    asked = False
+    while job := _job(qmp, job_id):
+        if job.get("ready") and not asked:
+            qmp.run("block-job-complete", device=job_id)
+            asked = True
+        if time.monotonic() > deadline:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, f"disk {target}: the merge of {overlay_path} does not end")
+        time.sleep(_POLL_S)
+    if overlay_path in real_chain(domain, target):
+        raise Failed(ErrorCase.STORAGE_FAILED, f"disk {target}: {overlay_path} could not be merged into {base_path}")
+
+
+def remove_loose_nodes(domain: Any, path: str) -> None:
+    """QEMU has no node left for a file that no disk uses; libvirt would stumble over the nodes' names.
+
+    Raises:
+        QmpError: a node is in use.
+    """
+    qmp = Qmp(domain)
+    nodes = [node for node in _nodes(qmp) if _plain(str(node["image"]["filename"])) == path]
+    # the format's node stands on the protocol's: it goes first
+    for node in sorted(nodes, key=lambda node: node["drv"] == "file"):
+        qmp.run("blockdev-del", node_name=node["node-name"])
+
+
+def _inserted(domain: Any, target: str) -> dict[str, Any]:
+    alias = find_disk(parse_domain(domain.XMLDesc(0)), target).find("alias")
+    name = alias.get("name", "") if alias is not None else ""
+    for device in Qmp(domain).run("query-block"):
+        if name and name in str(device.get("qdev", "")).split("/") and "inserted" in device:
+            inserted: dict[str, Any] = device["inserted"]
+            return inserted
+    raise Failed(ErrorCase.HYPERVISOR_FAILED, f"disk {target}: QEMU knows no device {name}")
+
+
+def _nodes(qmp: Qmp) -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = qmp.run("query-named-block-nodes", flat=True)
+    return nodes
+
+
+def _node_of(qmp: Qmp, path: str, image_format: str) -> str:
+    """The node of an image in its format; libvirt gives a raw image no node beside the protocol's."""
+    found = {node["drv"]: str(node["node-name"]) for node in _nodes(qmp) if _plain(node["image"]["filename"]) == path}
+    for driver in (image_format, "file"):
+        if driver in found:
+            return found[driver]
+    raise Failed(ErrorCase.HYPERVISOR_FAILED, f"QEMU has no node for {path}")
+
+
+def _job(qmp: Qmp, job_id: str) -> dict[str, Any] | None:
+    jobs: list[dict[str, Any]] = qmp.run("query-block-jobs")
+    return next((job for job in jobs if job["device"] == job_id), None)
 
 
 def _plain(filename: str) -> str:

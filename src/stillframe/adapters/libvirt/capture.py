@@ -18,9 +18,10 @@ import libvirt
 from lxml import etree
 
 from stillframe.adapters.libvirt import migration, rewrite
-from stillframe.adapters.libvirt.block_nodes import real_chain
+from stillframe.adapters.libvirt.block_nodes import commit_behind_libvirt, real_chain, remove_loose_nodes
 from stillframe.adapters.libvirt.connection import Connection
-from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_disks
+from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain, read_disks
+from stillframe.adapters.libvirt.inventory import wait_until
 from stillframe.adapters.libvirt.merge import commit_live
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
@@ -40,6 +41,7 @@ _SNAPSHOT_FLAGS = (
 # a plain live capture has to converge on a busy guest; a background one returns at once
 _FIX_TIMEOUT_S = 900.0
 _STEP_TIMEOUT_S = 600.0
+_DEATH_NOTICE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,7 @@ class LibvirtPointInTime:
             if request.memory_path is not None:
                 _cancel_capture(domain, request.memory_path)
             for switch in request.switches:
-                if switch.overlay_path in real_chain(domain, switch.target):
-                    commit_live(domain, switch.target, switch.overlay_path, switch.frozen_path, lambda _progress: None)
+                _take_disk_back(domain, switch)
 
         try:
             self._connection.call(f"take a point in time back (VM {request.vm_uuid})", act, timeout_s=_STEP_TIMEOUT_S)
@@ -155,7 +156,8 @@ class LibvirtPointInTime:
                 if domain.isActive():
                     return migration.progress(Qmp(domain))
             except libvirt.libvirtError:
-                if domain.isActive():
+                # the monitor breaks a moment before libvirt has noticed that the process is gone
+                if not wait_until(lambda: not domain.isActive(), _DEATH_NOTICE_S):
                     raise
             return CaptureProgress("failed", 0, 0, "the virtual machine was powered off while its memory was saved")
 
@@ -196,6 +198,18 @@ class LibvirtPointInTime:
             fd = self._held.pop(memory_path, None)
         if fd is not None:
             os.close(fd)
+
+
+def _take_disk_back(domain: Any, switch: DiskSwitch) -> None:
+    """The disk is on its frozen file with all that was written since, for QEMU and for libvirt."""
+    overlay, frozen = switch.overlay_path, switch.frozen_path
+    if overlay in real_chain(domain, switch.target):
+        if read_chain(domain.XMLDesc(0), switch.target)[0] == overlay:
+            commit_live(domain, switch.target, overlay, frozen, lambda _progress: None)
+        else:
+            # libvirt's driver died between QEMU's switch and its own note of it
+            commit_behind_libvirt(domain, switch.target, overlay, frozen, switch.frozen_format)
+    remove_loose_nodes(domain, overlay)
 
 
 def _cancel_capture(domain: Any, memory_path: str) -> None:
