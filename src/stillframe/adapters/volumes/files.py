@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,12 +148,27 @@ def remove_file(path: Path) -> None:
     if _kind(path) not in (None, stat.S_IFREG):
         raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: is not a regular file; this service did not make it")
     part_path(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    _unlink_at_once(path)
     try:
         sync_directory(path.parent)
     except FileNotFoundError:
         return
     remove_directory_if_empty(path.parent)
+
+
+def _unlink_at_once(path: Path) -> None:
+    """The name is gone; the blocks of a large file are given back behind the caller, who need not wait for them.
+
+    The kernel frees them when the last descriptor is closed, also when this process is killed before.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        path.unlink(missing_ok=True)
+    finally:
+        threading.Thread(target=os.close, args=(descriptor,), name="free-blocks", daemon=True).start()
 
 
 def remove_directory_if_empty(directory: Path) -> None:
