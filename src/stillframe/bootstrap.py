@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvicorn
 
+from stillframe.adapters.libvirt.block_nodes import DEEPEST_CHAIN
 from stillframe.adapters.libvirt.capture import LibvirtPointInTime
 from stillframe.adapters.libvirt.connection import Connection, choose_uri
 from stillframe.adapters.libvirt.guest import LibvirtGuests
@@ -77,7 +78,7 @@ def build(settings: Settings) -> Service:
         metadata=metadata,
         guests=LibvirtGuests(connection, settings.state / "guests"),
         limits=Limits(
-            max_chain_depth=settings.max_chain_depth,
+            max_chain_depth=min(settings.max_chain_depth, DEEPEST_CHAIN),
             memory_tenants=None if settings.memory_tenants == "*" else _tenants(settings.memory_tenants),
         ),
     )

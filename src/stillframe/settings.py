@@ -40,7 +40,9 @@ class Settings(BaseSettings):
     memory_tenants: str = Field(
         "*", description='Tenants with memory-snapshot space: "*" for all, or a comma-separated list of tenants.'
     )
-    max_chain_depth: int = Field(64, ge=2, le=190, description="Deepest chain of layers that a create may build on.")
+    max_chain_depth: int = Field(
+        64, ge=2, le=190, description="Most files that a disk's chain may have; capped by what libvirt can open (24)."
+    )
     call_timeout_s: float = Field(30.0, gt=0, description="Longest wait for one hypervisor call.")
     merge_timeout_s: float = Field(24 * 3600.0, gt=0, description="Longest wait for one merge.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")

@@ -19,7 +19,7 @@ def rows(service: Service, query: str, *values: str) -> list[tuple[Any, ...]]:
 
 
 def layer_paths(vm: Vm) -> dict[str, dict[str, tuple[str, str]]]:
-    """snapshot name -> disk target -> (path, format) of the layer that holds the disk's contents of that moment."""
+    """Snapshot name -> disk target -> (path, format) of the layer that holds the disk's contents of that moment."""
     found: dict[str, dict[str, tuple[str, str]]] = {}
     query = (
         "SELECT s.name, d.target, l.path, l.format FROM snapshots s JOIN disk_snapshots d ON d.snapshot_uuid = s.uuid "
@@ -31,16 +31,18 @@ def layer_paths(vm: Vm) -> dict[str, dict[str, tuple[str, str]]]:
 
 
 def checksums(vm: Vm) -> dict[str, dict[str, str]]:
-    """snapshot name -> disk target -> checksum of the disk's contents of that moment."""
+    """Snapshot name -> disk target -> checksum of the disk's contents of that moment."""
     known: dict[tuple[str, str], str] = {}
     return {
-        name: {target: known.get(layer) or known.setdefault(layer, checksum_image(*layer)) for target, layer in of.items()}
+        name: {
+            target: known.get(layer) or known.setdefault(layer, checksum_image(*layer)) for target, layer in of.items()
+        }
         for name, of in layer_paths(vm).items()
     }
 
 
 def head_checksums(vm: Vm) -> dict[str, str]:
-    """disk target -> checksum of what the VM's disks read now; the VM is shut off."""
+    """Disk target -> checksum of what the VM's disks read now; the VM is shut off."""
     query = (
         "SELECT v.target, l.path, l.format FROM volumes v JOIN volume_heads h ON h.volume_uuid = v.uuid "
         "JOIN layers l ON l.uuid = h.layer_uuid WHERE v.vm_uuid = ?"
@@ -50,7 +52,8 @@ def head_checksums(vm: Vm) -> dict[str, str]:
 
 def check_census(service: Service) -> None:
     """Every file of ours belongs to a row and every row's file is there; no operation is open."""
-    assert rows(service, "SELECT kind, state, error FROM operations WHERE lock_key IS NOT NULL OR state = 'left'") == []
+    unfinished = rows(service, "SELECT kind, state, error FROM operations WHERE lock_key IS NOT NULL OR state = 'left'")
+    assert not unfinished, unfinished
     layers = {path for (path,) in rows(service, 'SELECT path FROM layers WHERE NOT "foreign"')}
     found = {str(path) for path in service.state.rglob("stillframe-*/*")}
     assert found == layers

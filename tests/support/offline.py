@@ -45,12 +45,20 @@ def definition(service: Service, name: str) -> str:
     return (service.state / "libvirt" / "etc" / "qemu" / f"{name}.xml").read_text()
 
 
+_EMPTY: dict[str, bytes] = {}
+
+
 def image(path: Path, *, size: str = "64M", image_format: str = "qcow2", backing: Path | None = None) -> Path:
-    """A new empty image."""
+    """A new empty image. One qcow2 of a size is like the other: only the first is made, the others are copied."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if backing is None and image_format == "qcow2" and size in _EMPTY:
+        path.write_bytes(_EMPTY[size])
+        return path
     over = ["-b", str(backing), "-F", "qcow2"] if backing else []
     command = ["qemu-img", "create", "-q", "-f", image_format, *over, str(path), *([] if backing else [size])]
     subprocess.run(command, check=True)
+    if backing is None and image_format == "qcow2":
+        _EMPTY[size] = path.read_bytes()
     return path
 
 
@@ -92,7 +100,15 @@ def lot(service: Service, name: str) -> Lot:
     return Lot(name, str(uuid.uuid4()), directory)
 
 
-def domain_xml(one: Lot, disks: Sequence[str], *, memory_mib: int = 128, fill_mib: int = 16, monitor: str = "") -> str:
+def domain_xml(
+    one: Lot,
+    disks: Sequence[str],
+    *,
+    memory_mib: int = 128,
+    fill_mib: int = 16,
+    dirty_pages: int = 20,
+    monitor: str = "",
+) -> str:
     """A definition of the witness guest; ``monitor``: the path of a QMP socket beside libvirt's own."""
     beside = ""
     if monitor:
@@ -108,7 +124,7 @@ def domain_xml(one: Lot, disks: Sequence[str], *, memory_mib: int = 128, fill_mi
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{_GUEST_IMAGE / "vmlinuz"}</kernel>
     <initrd>{_GUEST_IMAGE / "initrd.gz"}</initrd>
-    <cmdline>console=ttyS0 quiet mb={fill_mib} dirty=20</cmdline>
+    <cmdline>console=ttyS0 quiet mb={fill_mib} dirty={dirty_pages}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='maximum'/>
@@ -118,7 +134,6 @@ def domain_xml(one: Lot, disks: Sequence[str], *, memory_mib: int = 128, fill_mi
       <source path='{one.directory / "console.log"}' append='on'/>
       <target port='0'/>
     </serial>
-    <graphics type='vnc' autoport='yes' listen='127.0.0.1'/>
     <video><model type='vga'/></video>
     <memballoon model='none'/>
   </devices>

@@ -128,7 +128,7 @@ def check_name_free(vm: Vm, name: str, existing: Sequence[str]) -> None:
 
 
 def check_depth(vm: Vm, target: str, depth: int, limit: int) -> None:
-    """A chain of ``depth`` files may get one more.
+    """A chain of ``depth`` files may get one more, so that it has ``limit`` at most.
 
     Raises:
         Refused: CHAIN_TOO_DEEP.

@@ -11,6 +11,7 @@ and shut off, and the error says so.
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from stillframe.operations.world import World
 from stillframe.ports.hypervisor import SavedConfiguration
 from stillframe.ports.metadata import Slot, Transaction
 
+log = logging.getLogger(__name__)
 KIND = "rollback"
 
 
@@ -177,12 +179,19 @@ def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
     if vm.state.has_process:
         world.power.ensure_off(plan.vm_uuid)
     path = world.memory_store.capture_path(plan.memory_uuid)
-    try:
-        world.keeper.restore(path, _configuration(world, plan))
-    except StillframeError as error:
-        # past the point of no return the disks go forward without the memory; the caller gets this error at the end
-        world.power.ensure_off(plan.vm_uuid)
-        scratch["refusal"] = Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc)
+    for last in (False, True):
+        try:
+            world.keeper.restore(path, _configuration(world, plan))
+        except StillframeError as error:
+            world.power.ensure_off(plan.vm_uuid)
+            if last:
+                # past the point of no return the disks go forward without the memory; the caller gets this at the end
+                scratch["refusal"] = Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc)
+            else:
+                # what fails here once is often a port that another program took a moment before
+                log.warning("restoring VM %s failed, once more: %s", plan.vm_uuid, error.desc)
+        else:
+            return
 
 
 def record_disk(tx: Transaction, disk: DiskReturn) -> None:

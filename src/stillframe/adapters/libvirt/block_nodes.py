@@ -15,6 +15,11 @@ from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain
 from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 
+# libvirt parses QEMU's answers with json-c, which stops at 32 levels, and a chain of n files nests query-block's answer
+# about n + 7 deep: with libvirt 11.3 a VM on 26 files cannot be started, and a running one is killed when libvirt's
+# daemon comes back. One file less than the 25 that work.
+DEEPEST_CHAIN = 24
+
 _POLL_S = 0.02
 _TIMEOUT_S = 300.0
 
