@@ -23,8 +23,8 @@ up: setup ## the service with the witness guest in the foreground, for trying th
 test: setup ## the whole test suite, real guests included
 	$(AS_ROOT) $(PYTHON) -m pytest
 
-test-fast: setup ## the tests that boot no guest, under a minute
-	$(PYTHON) -m pytest -m "not guest"
+test-fast: setup ## unit and contract tests, no guest, no service, under a minute
+	$(PYTHON) -m pytest -q -n 2 tests/unit tests/contract
 
 lint: setup ## ruff, mypy --strict, import-linter
 	.venv/bin/ruff check

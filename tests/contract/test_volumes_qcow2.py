@@ -115,7 +115,7 @@ def random_commands(dice: random.Random, size: int, count: int) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_merge_of_any_sizes_changes_nothing_readable(bench: VolumesBench, seed: int) -> None:
-    dice = random.Random(seed)  # noqa: S311  # a repeatable dice, no secret
+    dice = random.Random(seed)  # a repeatable dice, no secret
     base_format = dice.choice(["raw", "qcow2"])
     base = bench.user_image("disk", base_format, dice.choice(SIZES))
     if dice.random() < 0.5:

@@ -57,7 +57,7 @@ def roll_back_and_check(vm: Vm, name: str, moment: Moment) -> None:
 def test_memory_and_disks_of_one_moment(take: Take) -> None:
     """Twenty snapshots with memory under write load, and twenty rollbacks to any of them, in a growing tree."""
     vm = take("load", boot=True)
-    choose = random.Random(20)  # noqa: S311 -- which snapshot, not a secret
+    choose = random.Random(20)
     moments: dict[str, Moment] = {}
     for number in range(ROUNDS):
         name = f"m{number}"

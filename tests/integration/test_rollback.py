@@ -81,7 +81,7 @@ class Model:
 
     def __init__(self, vm: Vm, seed: int) -> None:
         self.vm = vm
-        self.choose = random.Random(seed)  # noqa: S311 -- a repeatable course of events
+        self.choose = random.Random(seed)
         self.snapshots: dict[str, dict[str, str]] = {}
         self.parent: dict[str, str] = {}
         self.head = ""
