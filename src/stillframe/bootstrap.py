@@ -63,8 +63,13 @@ def build(settings: Settings) -> Service:
         connection = Connection(
             choose_uri(settings.connect, settings.state / "libvirt"), call_timeout_s=settings.call_timeout_s
         )
+    except BaseException:
+        metadata.close()
+        raise
+    try:
         connection.open()
     except BaseException:
+        connection.close()
         metadata.close()
         raise
     fixer = LibvirtPointInTime(connection, merge_timeout_s=settings.merge_timeout_s)
@@ -135,6 +140,9 @@ def _serve(settings: Settings, host: str, port: int) -> int:
         server.announce = lambda: _announce(settings, host, port)
         try:
             server.run()
+        except SystemExit:
+            # uvicorn's way of saying that it could not listen; its own line is in the log
+            print(f"cannot listen on {settings.listen}\n无法监听 {settings.listen}", file=sys.stderr)  # noqa: T201
         finally:
             settings.service_file.unlink(missing_ok=True)
         return 0 if server.started else 1

@@ -30,6 +30,7 @@ VM = Vm(
     memory_bytes=1 << 30,
     has_managed_save=False,
     disks=(DISK, CDROM),
+    saved_disks=(DISK, CDROM),
 )
 MEMORY = MemoryState("uuid-of-memory", "file:///m", MemoryStatus.AVAILABLE, CaptureMode.BACKGROUND, progress=100)
 SNAPSHOT = Snapshot(
@@ -232,3 +233,13 @@ def test_a_snapshot_with_at_most_one_child_is_deletable() -> None:
     rules.check_deletable(SNAPSHOT, ["after"])
     with refused(ErrorCase.SNAPSHOT_HAS_CHILDREN, '"after"', '"other"'):
         rules.check_deletable(SNAPSHOT, ["after", "other"])
+
+
+def test_a_running_vm_whose_next_start_would_have_other_disks_is_refused() -> None:
+    rules.check_no_pending_disks(VM)
+    rules.check_no_pending_disks(replace(VM, saved_disks=(DISK,)))
+    for saved in ((), (replace(DISK, target="sda"),), (replace(DISK, path="/elsewhere.qcow2"),)):
+        with pytest.raises(Refused) as refusal:
+            rules.check_no_pending_disks(replace(VM, saved_disks=saved))
+        assert refusal.value.case is ErrorCase.DISK_DRIFTED
+        assert DISK.target in refusal.value.desc

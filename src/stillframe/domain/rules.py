@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
 from collections.abc import Sequence
 
@@ -66,6 +67,8 @@ def why_disk_unsupported(disk: Disk) -> str:
         return f"its source is of kind {disk.source.value}; only image files are supported"
     if disk.format not in SUPPORTED_FORMATS:
         return f"its format is {disk.format or 'unknown'}; only qcow2 and raw are supported"
+    if disk.path != posixpath.normpath(disk.path):
+        return "its path is not in its plain form (it contains '..', '.' or '//')"
     if disk.encrypted:
         return "it is encrypted"
     if disk.shareable:
@@ -93,6 +96,26 @@ def check_disks(vm: Vm) -> None:
 def check_persistent(vm: Vm) -> None:
     if not vm.persistent:
         raise Refused(ErrorCase.VM_TRANSIENT, vm.described)
+
+
+def check_no_pending_disks(vm: Vm) -> None:
+    """The running VM has the disks that its next start would have.
+
+    libvirt follows a switch of disks in the saved definition only where both agree; otherwise the next start would
+    write into a frozen layer.
+
+    Raises:
+        Refused: DISK_DRIFTED.
+    """
+    now = {(disk.target, disk.path) for disk in vm.snapshot_disks}
+    saved = {(disk.target, disk.path) for disk in vm.saved_disks if not disk.is_removable}
+    if now != saved:
+        differing = ", ".join(sorted({target for target, _path in now ^ saved}))
+        raise Refused(
+            ErrorCase.DISK_DRIFTED,
+            f"{vm.described}: {differing} differ between the running machine and its saved definition; "
+            "shut it down and start it, or take the change back",
+        )
 
 
 def check_no_managed_save(vm: Vm) -> None:

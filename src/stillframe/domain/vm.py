@@ -88,6 +88,7 @@ class Vm:
 
     ``disks`` are those of the live XML while a QEMU process exists, else of the saved definition.
     ``persistent`` is false for a transient domain, which has no saved definition to roll back to.
+    ``saved_disks`` are those of the saved definition, which the next start uses; the same while the VM is off.
     ``has_managed_save``: its next start would resume a state that libvirt saved, on the disks of that moment.
     """
 
@@ -101,6 +102,7 @@ class Vm:
     memory_bytes: int
     has_managed_save: bool
     disks: tuple[Disk, ...]
+    saved_disks: tuple[Disk, ...]
 
     @property
     def described(self) -> str:

@@ -84,6 +84,7 @@ def plan_create(
     """
     rules.check_persistent(vm)
     rules.check_disks(vm)
+    rules.check_no_pending_disks(vm)
     rules.check_no_managed_save(vm)
     with world.metadata.read() as tx:
         snapshots = tx.snapshots.of_vm(vm.uuid)

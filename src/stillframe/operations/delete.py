@@ -10,14 +10,14 @@ backs on base -> one transaction gives top's references to base -> top's file go
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from stillframe.domain import rules
-from stillframe.domain.layers import Act, Drop, Layer, Merge, plan_collection
+from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.layers import Drop, Layer, Merge, plan_collection
 from stillframe.domain.snapshot import Snapshot
-from stillframe.domain.vm import Vm
-from stillframe.operations.disks import check_no_drift, place_disks
+from stillframe.domain.vm import SourceKind, Vm
+from stillframe.operations.disks import check_no_drift, check_unused, place_disks
 from stillframe.operations.requests import Cluster
 from stillframe.operations.runner import Operation, Scratch, Step
 from stillframe.operations.world import World
@@ -34,12 +34,11 @@ class DropPlan:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """``target``: the disk that the volume is, for a live merge."""
+    """``top``'s data goes down into ``base``; ``children`` back on top."""
 
     top: Layer
     base: Layer
     children: tuple[Layer, ...]
-    target: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,9 @@ def plan_delete(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot) -> D
         layers = tx.layers.layers(vm.uuid)
     rules.check_nothing_saving(vm, snapshots)
     rules.check_deletable(snapshot, [s.name for s in snapshots if s.parent_uuid == snapshot.uuid])
-    if not vm.state.has_process:
+    if vm.state.has_process:
+        rules.check_no_pending_disks(vm)
+    else:
         rules.check_no_managed_save(vm)
     check_no_drift(world, vm, place_disks(vm, cluster.uuid, list(volumes.values()), layers), layers)
     others = {d.layer_uuid for s in snapshots if s.uuid != snapshot.uuid for d in s.disks}
@@ -73,15 +74,7 @@ def plan_delete(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot) -> D
         vm_uuid=vm.uuid,
         memory_uuid=snapshot.memory.uuid if snapshot.memory else None,
         drops=tuple(DropPlan(act.layer) for act in acts if isinstance(act, Drop)),
-        merges=_merges(acts, {uuid: volume.target for uuid, volume in volumes.items()}),
-    )
-
-
-def _merges(acts: Collection[Act], target_of: dict[str, str]) -> tuple[MergePlan, ...]:
-    return tuple(
-        MergePlan(act.top, act.base, act.children, target_of[act.top.volume_uuid])
-        for act in acts
-        if isinstance(act, Merge)
+        merges=tuple(MergePlan(act.top, act.base, act.children) for act in acts if isinstance(act, Merge)),
     )
 
 
@@ -96,8 +89,9 @@ def _drop_artefacts(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
 
 
 def _drop_step(number: int, drop: DropPlan) -> Step[DeletePlan]:
-    def do(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
+    def do(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
         if not drop.layer.foreign:
+            check_unused(world, plan.vm_uuid, drop.layer.path)
             world.volumes.ensure_dropped(drop.layer.path)
 
     def record(tx: Transaction, _plan: DeletePlan, _scratch: Scratch) -> None:
@@ -113,15 +107,18 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
     def repoint(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
         for child in merge.children:
             info = world.volumes.probe_image(child.path, child.format)
+            if info is None:
+                raise Failed(ErrorCase.STORAGE_FAILED, f"{child.path} does not exist")
             # a child in the running chain was repointed by QEMU, which holds it open
-            if info is not None and info.backing_path != merge.base.path:
+            if info.backing_path != merge.base.path:
                 world.volumes.ensure_backing(child.path, merge.base.path, merge.base.format)
 
     def record(tx: Transaction, _plan: DeletePlan, _scratch: Scratch) -> None:
         tx.layers.record_merge(merge.top.uuid, merge.base.uuid)
 
-    def drop(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
+    def drop(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
         if not merge.top.foreign:
+            check_unused(world, plan.vm_uuid, merge.top.path)
             world.volumes.ensure_dropped(merge.top.path)
 
     return (
@@ -135,18 +132,30 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
 def commit_layer(world: World, vm_uuid: str, merge: MergePlan) -> None:
     """``merge.base`` holds all of ``merge.top``, and the VM's disk is off ``top`` if it was on it."""
     vm = world.inventory.get_vm(vm_uuid)
-    disk = next((d for d in vm.disks if d.target == merge.target), None)
-    if disk is not None and disk.path == merge.base.path:
+    target_of = {disk.path: disk.target for disk in vm.disks}
+    if merge.base.path in target_of:
         # only a finished merge puts the VM on a layer that nobody referred to; its data may be newer by now
         return
-    running_chain = world.inventory.active_chain(vm_uuid, merge.target) if vm.state.has_process else ()
-    if merge.top.path in running_chain:
-        world.fixer.commit_live(vm_uuid, merge.target, merge.top.path, merge.base.path, _ignore)
-    elif merge.base.path not in running_chain:  # else QEMU had merged it before we were interrupted
+    chains = _running_chains(world, vm)
+    target = next((target for target, files in chains.items() if merge.top.path in files), None)
+    if target is not None:
+        world.fixer.commit_live(vm_uuid, target, merge.top.path, merge.base.path, _ignore)
+    elif not any(merge.base.path in files for files in chains.values()):  # else QEMU had merged it already
         world.volumes.ensure_committed(merge.top.path, merge.base.path)
-        if disk is not None and disk.path == merge.top.path:
-            world.fixer.switch_definition(vm_uuid, {merge.target: (merge.base.path, merge.base.format)})
+        if merge.top.path in target_of:
+            world.fixer.switch_definition(vm_uuid, {target_of[merge.top.path]: (merge.base.path, merge.base.format)})
     world.volumes.ensure_durable(merge.base.path)
+
+
+def _running_chains(world: World, vm: Vm) -> dict[str, tuple[str, ...]]:
+    """Target -> the files that the running QEMU reads it through; by the file, not by a name that may have changed."""
+    if not vm.state.has_process:
+        return {}
+    return {
+        disk.target: world.inventory.active_chain(vm.uuid, disk.target)
+        for disk in vm.snapshot_disks
+        if disk.source is SourceKind.FILE
+    }
 
 
 def _ignore(_progress: MergeProgress) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.domain.layers import Layer, Volume, chain
 from stillframe.domain.vm import Disk, Vm
 from stillframe.operations.world import World
@@ -61,7 +61,8 @@ def place_disks(
                 ErrorCase.DISK_DRIFTED,
                 f"disk {disk.target} of {vm.described} is on {disk.path}, a frozen layer; its head is {head}",
             )
-        placed.append(PlacedDisk(disk, volume, layer, known=True))
+        # a disk may have been given another target since: what counts is where its file is now
+        placed.append(PlacedDisk(disk, replace(volume, target=disk.target), layer, known=True))
     return tuple(placed)
 
 
@@ -103,6 +104,17 @@ def check_no_drift(world: World, vm: Vm, placed: Collection[PlacedDisk], layers:
                 f"disk {disk.disk.target} of {vm.described} is on {disk.disk.path}, which somebody put on "
                 f"{min(below)}; merge it back (virsh blockcommit --active --pivot) first",
             )
+
+
+def check_unused(world: World, vm_uuid: str, path: str) -> None:
+    """Neither the running VM nor its saved definition is on this file, which is about to go.
+
+    Raises:
+        Failed: DISK_DRIFTED.
+    """
+    vm = world.inventory.get_vm(vm_uuid)
+    if any(disk.path == path for disk in (*vm.disks, *vm.saved_disks)):
+        raise Failed(ErrorCase.DISK_DRIFTED, f"{vm.described} is on {path} again; it was kept")
 
 
 def _foreign_chain(world: World, placed: PlacedDisk) -> tuple[str, ...]:

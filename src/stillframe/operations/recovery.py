@@ -42,7 +42,7 @@ class Recovery:
         with self._world.metadata.read() as tx:
             interrupted = tx.journal.active()
             left = tx.journal.left()
-        self._release_guests([*interrupted, *left])
+        self._release_guests(interrupted)
         for row in interrupted:
             if row.slot is Slot.MEMORY:
                 self.continue_in_background(row)
@@ -70,6 +70,13 @@ class Recovery:
                 raise Failed(
                     ErrorCase.LEFT_BEHIND, f"VM {vm_uuid}: an earlier {row.kind} is unfinished: {describe(error)}"
                 ) from error
+
+    def forget_left(self, vm_uuid: str) -> None:
+        """What operations left on a VM that is gone now is nobody's any more."""
+        with self._world.metadata.read() as tx:
+            left = [row for row in tx.journal.left() if row.vm_uuid == vm_uuid]
+        for row in left:
+            self._close(row, "the VM was deleted")
 
     def continue_in_background(self, row: OperationRow) -> None:
         """Carry an operation on in a thread of its own; its outcome is in the journal."""

@@ -1,7 +1,8 @@
 """Rollback: the VM's disks and configuration, and if asked its memory, become those of a snapshot.
 
-Order: everything that can be checked is checked and the new overlays are made while the VM goes on -> the point of no
-return is noted -> power off, define, restore memory -> one transaction moves the heads -> the old heads' files go.
+Order: everything that can be checked is checked, the new overlays are made and the saved definition is replaced while
+the VM goes on -> the point of no return is noted -> power off, restore memory -> one transaction moves the heads -> the
+old heads' files go.
 O(1) in data: each disk gets a new empty overlay on the snapshot's layer; no snapshot, newer or older, is touched.
 
 Point of no return: the journal's mark before the power is cut; the running state is lost from there. Before it the VM
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stillframe.domain import rules
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
@@ -21,7 +22,7 @@ from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
 from stillframe.operations.checksum import text_checksum
-from stillframe.operations.disks import check_no_drift, layer_path, place_disks
+from stillframe.operations.disks import check_no_drift, check_unused, layer_path, place_disks
 from stillframe.operations.requests import Cluster
 from stillframe.operations.runner import Operation, Scratch, Step
 from stillframe.operations.world import World
@@ -36,10 +37,13 @@ KIND = "rollback"
 class DiskReturn:
     """One disk: a fresh ``overlay`` on ``layer`` becomes the head instead of ``old_head``.
 
+    ``target`` is its name in the definition that is to hold it.
+
     ``drops_old_head``: nobody else refers to the old head, so it goes.
     """
 
     volume: Volume
+    target: str
     layer: Layer
     overlay: Layer
     old_head: Layer
@@ -52,6 +56,7 @@ class RollbackPlan:
     vm_uuid: str
     memory_uuid: str | None
     memory_checksum: str
+    previous_definition: str = field(repr=False)
     disks: tuple[DiskReturn, ...]
 
 
@@ -75,11 +80,12 @@ def plan_rollback(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot, *,
         vm_uuid=vm.uuid,
         memory_uuid=memory.uuid if memory else None,
         memory_checksum=memory.checksum if memory else "",
-        disks=tuple(plan_disk(world, vm.uuid, disk) for disk in snapshot.disks),
+        previous_definition=world.keeper.definition(vm.uuid),
+        disks=tuple(plan_disk(world, vm.uuid, disk, disk.target) for disk in snapshot.disks),
     )
 
 
-def plan_disk(world: World, vm_uuid: str, disk: DiskSnapshot) -> DiskReturn:
+def plan_disk(world: World, vm_uuid: str, disk: DiskSnapshot, target: str) -> DiskReturn:
     """How one volume comes back to a snapshot's layer."""
     with world.metadata.read() as tx:
         volumes = {volume.uuid: volume for volume in tx.layers.volumes(vm_uuid)}
@@ -92,6 +98,7 @@ def plan_disk(world: World, vm_uuid: str, disk: DiskSnapshot) -> DiskReturn:
     overlay_uuid = world.new_uuid()
     return DiskReturn(
         volume=volume,
+        target=target,
         layer=layers[disk.layer_uuid],
         overlay=Layer(
             uuid=overlay_uuid,
@@ -118,7 +125,7 @@ def _configuration(world: World, plan: RollbackPlan) -> SavedConfiguration:
     return SavedConfiguration(
         vm_uuid=plan.vm_uuid,
         definition_xml=_snapshot(world, plan).definition_xml,
-        disk_paths={d.volume.target: (d.overlay.path, "qcow2") for d in plan.disks},
+        disk_paths={d.target: (d.overlay.path, "qcow2") for d in plan.disks},
     )
 
 
@@ -165,6 +172,10 @@ def _define(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
     world.keeper.define(_configuration(world, plan))
 
 
+def _define_back(world: World, plan: RollbackPlan) -> None:
+    world.keeper.redefine(plan.vm_uuid, plan.previous_definition)
+
+
 def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
     """The guest runs from the snapshot's memory, or the VM is off and ``scratch["refusal"]`` says why.
 
@@ -207,8 +218,9 @@ def _record_heads(tx: Transaction, plan: RollbackPlan, _scratch: Scratch) -> Non
         tx.snapshots.set_head(plan.vm_uuid, snapshot.uuid)
 
 
-def drop_old_head(world: World, disk: DiskReturn) -> None:
+def drop_old_head(world: World, vm_uuid: str, disk: DiskReturn) -> None:
     if disk.drops_old_head:
+        check_unused(world, vm_uuid, disk.old_head.path)
         world.volumes.ensure_dropped(disk.old_head.path)
 
 
@@ -219,7 +231,7 @@ def forget_old_head(tx: Transaction, disk: DiskReturn) -> None:
 
 def _drop_old_heads(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
     for disk in plan.disks:
-        drop_old_head(world, disk)
+        drop_old_head(world, plan.vm_uuid, disk)
 
 
 def _forget_old_heads(tx: Transaction, plan: RollbackPlan, _scratch: Scratch) -> None:
@@ -230,9 +242,10 @@ def _forget_old_heads(tx: Transaction, plan: RollbackPlan, _scratch: Scratch) ->
 def steps(_plan: RollbackPlan) -> tuple[Step[RollbackPlan], ...]:
     return (
         Step("verify and make overlays", _prepare, _drop_overlays),
+        # while the VM goes on: what libvirt refuses is refused before anything is lost
+        Step("define", _define, _define_back),
         Step("commit", commits=True),
         Step("power off", _power_off),
-        Step("define", _define),
         Step("restore memory", _restore),
         Step("move the heads", record=_record_heads),
         Step("drop the old heads", _drop_old_heads, record=_forget_old_heads),

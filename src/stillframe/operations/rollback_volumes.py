@@ -59,7 +59,7 @@ def plan_volume(world: World, cluster: Cluster, vm: Vm, entry: DiskRef) -> Volum
     rules.check_nothing_saving(vm, snapshots)
     placed = place_disks(vm, cluster.uuid, volumes, layers)
     check_no_drift(world, vm, placed, layers)
-    return VolumePlan(vm.uuid, plan_disk(world, vm.uuid, _find(vm, placed, snapshots, entry)))
+    return VolumePlan(vm.uuid, plan_disk(world, vm.uuid, _find(vm, placed, snapshots, entry), entry.DiskDrive))
 
 
 def _find(vm: Vm, placed: Sequence[PlacedDisk], snapshots: Sequence[Snapshot], entry: DiskRef) -> DiskSnapshot:
@@ -91,14 +91,14 @@ def _drop_overlay(world: World, plan: VolumePlan) -> None:
 
 
 def _switch(world: World, plan: VolumePlan, _scratch: Scratch) -> None:
-    world.fixer.switch_definition(plan.vm_uuid, {plan.disk.volume.target: (plan.disk.overlay.path, "qcow2")})
+    world.fixer.switch_definition(plan.vm_uuid, {plan.disk.target: (plan.disk.overlay.path, "qcow2")})
 
 
 def _switch_back(world: World, plan: VolumePlan) -> None:
     old = plan.disk.old_head
     vm = world.inventory.get_vm(plan.vm_uuid)
     if any(disk.path == plan.disk.overlay.path for disk in vm.disks):
-        world.fixer.switch_definition(plan.vm_uuid, {plan.disk.volume.target: (old.path, old.format)})
+        world.fixer.switch_definition(plan.vm_uuid, {plan.disk.target: (old.path, old.format)})
 
 
 def _record_head(tx: Transaction, plan: VolumePlan, _scratch: Scratch) -> None:
@@ -106,7 +106,7 @@ def _record_head(tx: Transaction, plan: VolumePlan, _scratch: Scratch) -> None:
 
 
 def _drop_old(world: World, plan: VolumePlan, _scratch: Scratch) -> None:
-    drop_old_head(world, plan.disk)
+    drop_old_head(world, plan.vm_uuid, plan.disk)
 
 
 def _forget_old(tx: Transaction, plan: VolumePlan, _scratch: Scratch) -> None:

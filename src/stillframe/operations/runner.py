@@ -136,7 +136,9 @@ class Runner:
                     self._do(operation_uuid, step, plan, told)
                 except BaseException as error:
                     if committed:
-                        self._leave(operation_uuid, operation.kind, step.name, error)
+                        words = self._leave(operation_uuid, operation.kind, step.name, error)
+                        if isinstance(error, Exception):
+                            raise Failed(ErrorCase.LEFT_BEHIND, words) from error
                         raise
                     self.undo(operation_uuid, operation, plan, steps[: position + 1], error)
                     raise
@@ -164,15 +166,14 @@ class Runner:
     ) -> None:
         """Undo ``steps`` in reverse and close the operation as undone.
 
-        Every undo is tried, also after one of them failed. ``holds_slot`` is false for an operation that was left:
-        its slot may be another's by now.
+        It stops at the first undo that fails: those of earlier steps would take away what it still needs (the overlay
+        that a guest is writing to). ``holds_slot`` is false for an operation that was left: its slot may be another's.
 
         Raises:
             Failed: LEFT_BEHIND when one failed; the operation is then left for recovery.
         """
         if holds_slot:
             self._set_state(operation_uuid, OperationState.UNDOING, str(cause))
-        failures: list[str] = []
         for step in reversed(steps):
             if step.undo is None:
                 continue
@@ -180,16 +181,16 @@ class Runner:
                 step.undo(self.world, plan)
             except Exception as error:
                 log.exception("operation %s (%s): undo of %s failed", operation_uuid, operation.kind, step.name)
-                failures.append(f"{step.name}: {error}")
-        if failures:
-            words = f"{operation.kind} failed ({cause}) and could not be undone: " + "; ".join(failures)
-            self._close(operation_uuid, OperationState.LEFT, words)
-            raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
+                words = f"{operation.kind} failed ({describe(cause)}) and could not be undone: {step.name}: {describe(error)}"
+                self._close(operation_uuid, OperationState.LEFT, words)
+                raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
         self._close(operation_uuid, OperationState.UNDONE, str(cause))
 
-    def _leave(self, operation_uuid: str, kind: str, step: str, error: BaseException) -> None:
-        log.error("operation %s (%s): %s failed after the point of no return: %s", operation_uuid, kind, step, error)
-        self._close(operation_uuid, OperationState.LEFT, f"{step}: {error}")
+    def _leave(self, operation_uuid: str, kind: str, step: str, error: BaseException) -> str:
+        words = f"{kind} is past its point of no return and will be finished by the next operation: {step}: {describe(error)}"
+        log.error("operation %s: %s", operation_uuid, words)
+        self._close(operation_uuid, OperationState.LEFT, words)
+        return words
 
     def _close(self, operation_uuid: str, state: OperationState, error: str = "") -> None:
         self._set_state(operation_uuid, state, error)

@@ -141,8 +141,10 @@ class UseCases:
         results: list[DiskRef | StillframeError] = []
         named: set[str] = set()
         for entry in entries:
-            results.append(self._rollback_volume(ref, entry, entry.VolumeUuid in named, caller))
-            named.add(entry.VolumeUuid)
+            result = self._rollback_volume(ref, entry, entry.VolumeUuid in named, caller)
+            results.append(result)
+            if not isinstance(result, StillframeError):
+                named.add(entry.VolumeUuid)
         return results
 
     def _rollback_volume(self, ref: VmRef, entry: DiskRef, repeated: bool, caller: Caller) -> DiskRef | StillframeError:
@@ -170,7 +172,7 @@ class UseCases:
     # --- power -------------------------------------------------------------------------------------------------
 
     def start(self, ref: VmRef, caller: Caller) -> None:
-        with self._power(caller, "start", ref) as vm:
+        with self._power(caller, "start", ref, settle=True) as vm:  # what is left may decide on which disks
             if vm.state.has_process:
                 raise Refused(ErrorCase.VM_NOT_SHUTOFF, f"{vm.described} is {vm.state.value}")
             self.world.power.start(vm.uuid)
@@ -187,11 +189,11 @@ class UseCases:
             self.world.power.ensure_off(vm.uuid)
 
     @contextmanager
-    def _power(self, caller: Caller, call: str, ref: VmRef) -> Iterator[Vm]:
+    def _power(self, caller: Caller, call: str, ref: VmRef, *, settle: bool = False) -> Iterator[Vm]:
         """The VM, with its slot held for the moment: power calls wait for nothing and disturb nothing."""
         with self._attempt(caller, call, ref, "") as attempt:
             vm = self._vm(ref, attempt)
-            with self._claim(vm, _POWER, attempt, settle=False):
+            with self._claim(vm, _POWER, attempt, settle=settle):
                 with self.world.metadata.read() as tx:
                     snapshots = tx.snapshots.of_vm(vm.uuid)
                 rules.check_nothing_saving(vm, snapshots)
@@ -218,6 +220,7 @@ class UseCases:
                 self.world.power.ensure_off(vm.uuid)
                 claim.run(forget.OPERATION, forget.plan_forget(self.world, vm.uuid))
             self.world.guests.delete(name)
+            self.recovery.forget_left(vm.uuid)
 
     def guest_console(self, name: str) -> str:
         return self.world.guests.console_path(name)

@@ -208,6 +208,14 @@ class CaptureKeeper(Protocol):
         """
         ...
 
+    def definition(self, vm_uuid: str) -> str:
+        """The VM's saved definition, secrets included, for ``redefine``."""
+        ...
+
+    def redefine(self, vm_uuid: str, definition_xml: str) -> None:
+        """Exactly this is the saved definition again; safe to repeat."""
+        ...
+
     def define(self, configuration: SavedConfiguration) -> None:
         """Make this the VM's saved definition; safe to repeat."""
         ...

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain
-from stillframe.adapters.libvirt.qmp import Qmp
+from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 
 # libvirt parses QEMU's answers with json-c, which stops at 32 levels, and a chain of n files nests query-block's answer
@@ -75,7 +75,12 @@ def remove_loose_nodes(domain: Any, path: str) -> None:
     nodes = [node for node in _nodes(qmp) if _plain(str(node["image"]["filename"])) == path]
     # the format's node stands on the protocol's: it goes first
     for node in sorted(nodes, key=lambda node: node["drv"] == "file"):
-        qmp.run("blockdev-del", node_name=node["node-name"])
+        try:
+            qmp.run("blockdev-del", node_name=node["node-name"])
+        except QmpError:
+            # libvirt removes its own at the end of a job: gone is as good as removed by us
+            if any(left["node-name"] == node["node-name"] for left in _nodes(qmp)):
+                raise
 
 
 def _inserted(domain: Any, target: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from stillframe.adapters.libvirt.merge import commit_live
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
 from stillframe.adapters.libvirt.screenshot import take_screenshot
-from stillframe.domain.errors import ErrorCase, Refused, StillframeError
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.domain.snapshot import CaptureMode
 from stillframe.ports.hypervisor import CaptureProgress, DiskSwitch, OnMerge, PointInTime, PointRequest
 
@@ -275,9 +275,13 @@ def _snapshot_xml(domain: Any, switches: tuple[DiskSwitch, ...]) -> str:
     disks = etree.SubElement(root, "disks")
     by_target = {switch.target: switch for switch in switches}
     for found in read_disks(domain.XMLDesc(0)):
-        switch = by_target.get(found.target)
+        switch = by_target.pop(found.target, None)
+        if switch is not None and found.path != switch.frozen_path:
+            raise Failed(ErrorCase.DISK_DRIFTED, f"disk {found.target} is on {found.path}, not on {switch.frozen_path}")
         disk = etree.SubElement(disks, "disk", name=found.target, snapshot="external" if switch else "no")
         if switch:
             etree.SubElement(disk, "source", file=switch.overlay_path)
             etree.SubElement(disk, "driver", type="qcow2")
+    if by_target:
+        raise Failed(ErrorCase.DISK_DRIFTED, f"the virtual machine has no disk {', '.join(sorted(by_target))}")
     return etree.tostring(root, encoding="unicode")

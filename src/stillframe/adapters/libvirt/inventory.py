@@ -188,6 +188,7 @@ def _read_vm(domain: Any) -> Vm:
         memory_bytes=domain.maxMemory() * 1024,
         has_managed_save=persistent and bool(domain.hasManagedSaveImage(0)),
         disks=domain_xml.read_disks(xml),
+        saved_disks=domain_xml.read_disks(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import libvirt
 
-from stillframe.adapters.libvirt.block_nodes import real_chain
+from stillframe.adapters.libvirt.block_nodes import real_chain, remove_loose_nodes
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 from stillframe.ports.hypervisor import MergeProgress, OnMerge
@@ -32,6 +32,7 @@ def commit_live(domain: Any, target: str, top_path: str, base_path: str, on_prog
         job = domain.blockJobInfo(target, 0)
         if not job and top_path not in real_chain(domain, target):
             _check_left(domain, target, top_path)
+            remove_loose_nodes(domain, top_path)
             return
         if not job and job_seen:
             raise Failed(

@@ -52,6 +52,12 @@ class LibvirtRestorer:
 
         self._connection.call(f"restore memory (VM {configuration.vm_uuid})", act, timeout_s=_RESTORE_TIMEOUT_S)
 
+    def definition(self, vm_uuid: str) -> str:
+        return self._connection.domain_call("read the definition", vm_uuid, _inactive_xml)
+
+    def redefine(self, vm_uuid: str, definition_xml: str) -> None:
+        self._connection.call(f"define as before (VM {vm_uuid})", lambda conn: conn.defineXML(definition_xml))
+
     def define(self, configuration: SavedConfiguration) -> None:
         def act(conn: Any) -> None:
             current = conn.lookupByUUIDString(configuration.vm_uuid)

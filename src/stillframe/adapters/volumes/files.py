@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,9 @@ from pathlib import Path
 
 from stillframe.domain.errors import ErrorCase, Failed
 
+_FLOCK = "hhxxxxqqixxxx"  # struct flock: type, whence, start, length, pid
+_F_OFD_GETLK = 36
+_QEMU_LOCKS_START, _QEMU_LOCKS_BYTES = 100, 200
 DIRECTORY_PREFIX = "stillframe-"
 # Others (QEMU under its own user) may pass through and open what they know the name of, but not list it.
 _DIRECTORY_MODE = 0o711
@@ -166,9 +171,18 @@ def _unlink_at_once(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
+        if _is_locked_by_qemu(descriptor):
+            raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: is open in a running QEMU; it was not deleted")
         path.unlink(missing_ok=True)
     finally:
         threading.Thread(target=os.close, args=(descriptor,), name="free-blocks", daemon=True).start()
+
+
+def _is_locked_by_qemu(descriptor: int) -> bool:
+    """A QEMU that has an image open holds byte-range locks on it (RAW_LOCK_*_BASE in QEMU's block/file-posix.c)."""
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _QEMU_LOCKS_START, _QEMU_LOCKS_BYTES, 0)
+    answered = fcntl.fcntl(descriptor, _F_OFD_GETLK, asked)
+    return bool(struct.unpack(_FLOCK, answered)[0] != fcntl.F_UNLCK)
 
 
 def remove_directory_if_empty(directory: Path) -> None:
