@@ -5,6 +5,7 @@ libvirt's calls block and may hang; each runs in a worker thread of this file an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import libvirt
+from blake3 import blake3
 
 from stillframe.adapters.libvirt.qmp import QmpError
 from stillframe.adapters.libvirt.reaper import QemuReaper
@@ -31,6 +33,8 @@ _WORKERS = 32
 _RECONNECT_WAIT_S = 20.0
 # sun_path holds 108 bytes; below the root libvirt adds lib/qemu/domain-NNNNNN-<20 characters>/monitor.sock
 _EMBED_ROOT_MAX_BYTES = 107 - len("/lib/qemu/domain-999999-12345678901234567890/monitor.sock")
+
+_SHORT_LINKS = Path("/run/stillframe")
 
 _EMBED_QEMU_CONF = """\
 # written by Stillframe at every start; the embedded driver reads it
@@ -101,8 +105,24 @@ def choose_uri(wanted: str, embed_root: Path) -> str:
         libvirt.open(SYSTEM_URI).close()
     except libvirt.libvirtError as error:
         log.info("no libvirt daemon answers (%s): the embedded driver is used", error.get_error_message())
-        return embedded_uri(embed_root)
+        return embedded_uri(_short_root(embed_root))
     return SYSTEM_URI
+
+
+def _short_root(root: Path) -> Path:
+    """A path to the same directory that leaves QEMU's sockets room in a socket's address.
+
+    Where the state directory lies too deep, root gets a link in /run whose name follows from the path, so that a
+    restarted service finds its guests through the same one.
+    """
+    if len(os.fsencode(root)) <= _EMBED_ROOT_MAX_BYTES or os.geteuid() != 0:
+        return root
+    root.mkdir(parents=True, exist_ok=True)
+    _SHORT_LINKS.mkdir(mode=0o755, exist_ok=True)
+    link = _SHORT_LINKS / blake3(os.fsencode(root)).hexdigest()[:12]
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(root)
+    return link
 
 
 class Connection:
