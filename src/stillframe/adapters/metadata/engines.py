@@ -7,6 +7,8 @@ database's own lock; readers have connections of their own, so a queue of writer
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from stillframe.domain.errors import ErrorCase, Failed, Refused
 _PG_WRITER_LOCK = 0x5711_F4A3  # "stillframe": any number, but the same in every version for ever
 _PG_IN_TRANSACTION = 2  # libpq's PQTRANS_INTRANS; 3 is a transaction that has failed already
 _PG_CONNECT_TIMEOUT_S = 10
+_WAL_RETRY_S = 0.01
 _READERS_KEPT = 8
 _READERS_MORE = 32
 
@@ -78,8 +81,8 @@ def _sqlite_engines(url: sa.URL, lock_timeout_s: float) -> Engines:
     arguments["connect_args"] = {"timeout": lock_timeout_s, "check_same_thread": False}
     reader = sa.create_engine(url, pool_size=_READERS_KEPT, max_overflow=_READERS_MORE, **arguments)
     writer = sa.create_engine(url, pool_size=1, max_overflow=0, **arguments)
-    _prepare_sqlite(reader, begin="BEGIN", pragmas=("query_only = ON",))
-    _prepare_sqlite(writer, begin="BEGIN IMMEDIATE", pragmas=("synchronous = FULL", "foreign_keys = ON"))
+    _prepare_sqlite(reader, lock_timeout_s, begin="BEGIN", pragmas=("query_only = ON",))
+    _prepare_sqlite(writer, lock_timeout_s, begin="BEGIN IMMEDIATE", pragmas=("synchronous = FULL", "foreign_keys = ON"))
     return Engines(reader, writer)
 
 
@@ -99,12 +102,23 @@ def _ensure_private_file(path: Path) -> None:
         os.close(directory)
 
 
-def _prepare_sqlite(engine: sa.Engine, *, begin: str, pragmas: tuple[str, ...]) -> None:
+def _journal_mode_wal(connection: Any, lock_timeout_s: float) -> str:
+    """The mode after asking for WAL. SQLite does not wait for a lock here, whatever its time-out: so we do."""
+    deadline = time.monotonic() + lock_timeout_s
+    while True:
+        try:
+            return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_RETRY_S)
+
+
+def _prepare_sqlite(engine: sa.Engine, lock_timeout_s: float, *, begin: str, pragmas: tuple[str, ...]) -> None:
     # SQLAlchemy, "Serializable isolation / Savepoints / Transactional DDL" of pysqlite: take BEGIN from the driver.
     def on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
+        if _journal_mode_wal(connection, lock_timeout_s) != "wal":
             raise Failed(ErrorCase.STORAGE_FAILED, "the database's file system cannot hold a write-ahead log")
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
