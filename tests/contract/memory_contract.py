@@ -141,6 +141,28 @@ def check_sealed_file_verifies(bench: MemoryBench) -> None:
     assert bench.file(memory_uuid).read_bytes() == before
 
 
+def check_flush_changes_nothing(bench: MemoryBench) -> None:
+    memory_uuid = bench.captured(*some_extents())
+    before = bench.file(memory_uuid).read_bytes()
+    bench.store.flush(memory_uuid)
+    bench.store.flush(memory_uuid)
+    assert bench.file(memory_uuid).read_bytes() == before
+
+
+def check_unchanged_is_said_only_of_what_was_hashed(bench: MemoryBench) -> None:
+    memory_uuid = bench.captured(*some_extents())
+    assert not bench.store.is_unchanged(memory_uuid), "never hashed"
+    checksum, _size = bench.store.seal(memory_uuid)
+    assert bench.store.is_unchanged(memory_uuid)
+    bench.file(memory_uuid).chmod(0o600)
+    assert not bench.store.is_unchanged(memory_uuid), "somebody touched it"
+    bench.store.verify(memory_uuid, checksum)
+    assert bench.store.is_unchanged(memory_uuid)
+    flip_bit(bench.file(memory_uuid), 5000)
+    assert not bench.store.is_unchanged(memory_uuid)
+    assert not bench.store.is_unchanged(new_uuid())
+
+
 def check_empty_file_seals(bench: MemoryBench) -> None:
     memory_uuid = bench.captured(length_bytes=0)
     checksum, _ = bench.store.seal(memory_uuid)

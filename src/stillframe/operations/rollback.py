@@ -140,14 +140,18 @@ def _prepare(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
 def _verify(world: World, plan: RollbackPlan) -> None:
     """Nothing is trusted that is not checked, and all of it before anything is thrown away.
 
+    A memory file that this service has hashed and that the file system says is unchanged since is not hashed here, but
+    while the power goes off: before it is restored from in any case.
+
     That the disks' layers are there and of their format is checked by making overlays on them.
     """
     snapshot = _snapshot(world, plan)
     if text_checksum(snapshot.definition_xml) != snapshot.definition_checksum:
         raise Failed(ErrorCase.CONFIGURATION_DAMAGED, snapshot.described)
     if plan.memory_uuid is not None:
-        path = world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
-        world.keeper.check_restorable(path, plan.vm_uuid)
+        if not world.memory_store.is_unchanged(plan.memory_uuid):
+            world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
+        world.keeper.check_restorable(world.memory_store.capture_path(plan.memory_uuid), plan.vm_uuid)
 
 
 def make_overlay(world: World, disk: DiskReturn) -> None:
@@ -164,8 +168,25 @@ def _drop_overlays(world: World, plan: RollbackPlan) -> None:
         world.volumes.ensure_dropped(disk.overlay.path)
 
 
-def _power_off(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
-    world.power.ensure_off(plan.vm_uuid)
+def _power_off(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
+    """The VM is off. libvirt looks only every 200 ms whether QEMU is gone: enough to hash the memory meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="rollback-power") as pool:
+        off = pool.submit(world.power.ensure_off, plan.vm_uuid)
+        _check_memory(world, plan, scratch)
+    off.result()
+
+
+def _check_memory(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
+    """``scratch["checked"]``, or ``scratch["refusal"]`` when the file is damaged behind the file system's back."""
+    if plan.memory_uuid is None:
+        return
+    try:
+        world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
+    except StillframeError as error:
+        # past the point of no return the disks go forward without the memory; the caller gets this at the end
+        scratch["refusal"] = error
+    else:
+        scratch["checked"] = True
 
 
 def _define(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
@@ -189,6 +210,10 @@ def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
         return
     if vm.state.has_process:
         world.power.ensure_off(plan.vm_uuid)
+    if "checked" not in scratch and "refusal" not in scratch:  # an interrupted run had switched off already
+        _check_memory(world, plan, scratch)
+    if "refusal" in scratch:
+        return
     path = world.memory_store.capture_path(plan.memory_uuid)
     for last in (False, True):
         try:

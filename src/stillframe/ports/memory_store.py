@@ -36,6 +36,13 @@ class MemoryStore(Protocol):
         """
         ...
 
+    def is_unchanged(self, memory_uuid: str) -> bool:
+        """This process has hashed the file whole, and by the file system's word nobody has touched it since.
+
+        That word (inode, size, times of change) says nothing about a medium that lost bits: it spares no check.
+        """
+        ...
+
     def location(self, memory_uuid: str) -> str:
         """A URL that names where the memory state lies ("file:///…")."""
         ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from stillframe.adapters.libvirt import domain_xml
 from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.inspect_info import InspectFacts, read_inspect
-from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.vm import Action, PowerState, SourceKind, Vm
@@ -34,8 +32,6 @@ _SHARED_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "lustre", "gpfs", "beegfs", "9p", "virtiofs", "afs"}
 )
 _POWER_TIMEOUT_S = 120.0
-_QUIT_S = 1.0
-log = logging.getLogger(__name__)
 _AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
 
@@ -134,8 +130,6 @@ class LibvirtPower:
 
     def ensure_off(self, vm_uuid: str) -> None:
         def act(domain: Any) -> None:
-            if domain.isActive():
-                _quit(domain)
             try:
                 if domain.isActive():
                     domain.destroy()
@@ -157,20 +151,6 @@ class LibvirtPower:
             return True
 
         return self._connection.domain_call("resume", vm_uuid, act)
-
-
-def _quit(domain: Any) -> None:
-    """QEMU is asked to end, and given a moment; whether it did is for the caller to see.
-
-    libvirt's own destroy looks only every 200 ms whether the process is gone; QEMU is gone in 12.
-    """
-    try:
-        Qmp(domain).run("quit")
-    except (QmpError, libvirt.libvirtError) as error:
-        # a monitor that hangs or closes before its answer is no failure: destroy comes next
-        log.debug("quit: %s", error)
-        return
-    wait_until(lambda: not domain.isActive(), _QUIT_S, poll_s=0.002)
 
 
 def _read_vm(domain: Any) -> Vm:

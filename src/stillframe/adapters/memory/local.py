@@ -44,6 +44,7 @@ class LocalMemoryStore:
         self._root = root.absolute()
         self._memory = self._root / "memory"
         self._screenshots = self._root / "screenshots"
+        self._hashed: dict[str, tuple[int, ...]] = {}  # memory uuid -> the inode whose contents were seen to be right
 
     def capture_path(self, memory_uuid: str) -> str:
         """The local path at which a capture is written; pure, nothing is made."""
@@ -101,7 +102,17 @@ class LocalMemoryStore:
             os.fchmod(descriptor, _SEALED_MODE)
             os.fsync(descriptor)
             _sync_directory(self._memory)
-            return str(checksum), os.fstat(descriptor).st_blocks * _BLOCK_BYTES
+            status = os.fstat(descriptor)
+            self._hashed[memory_uuid] = _identity(status)
+            return str(checksum), status.st_blocks * _BLOCK_BYTES
+
+    def is_unchanged(self, memory_uuid: str) -> bool:
+        """Seal or verify of this process has hashed the file, and its inode has not changed since."""
+        try:
+            status = Path(self.capture_path(memory_uuid)).lstat()
+        except OSError:
+            return False  # whatever it is, the verification that follows will say
+        return self._hashed.get(memory_uuid) == _identity(status)
 
     def verify(self, memory_uuid: str, checksum: str) -> str:
         """The path of an intact memory file. A wrong length is found without reading it.
@@ -121,8 +132,10 @@ class LocalMemoryStore:
                     length = os.fstat(descriptor).st_size
                     if length != expected.length_bytes:
                         raise _damaged(memory_uuid, _of_other_length(length, expected.length_bytes))
+                    before = _identity(os.fstat(descriptor))
                     if checksum_of(descriptor) != expected:
                         raise _damaged(memory_uuid, "its contents differ from what was saved")
+                    self._hashed[memory_uuid] = before
             except FileNotFoundError:
                 raise _damaged(memory_uuid, "its file is missing") from None
         return path
@@ -194,6 +207,11 @@ def _checked(uuid: str) -> str:
     if _UUID.fullmatch(uuid) is None:
         raise Refused(ErrorCase.PARAMETER_MALFORMED, f'"{uuid}" is not a canonical uuid')
     return uuid
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """Changes whenever somebody writes to the file, replaces it or touches its mode."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _damaged(memory_uuid: str, why: str) -> Failed:

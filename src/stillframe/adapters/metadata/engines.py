@@ -82,7 +82,9 @@ def _sqlite_engines(url: sa.URL, lock_timeout_s: float) -> Engines:
     reader = sa.create_engine(url, pool_size=_READERS_KEPT, max_overflow=_READERS_MORE, **arguments)
     writer = sa.create_engine(url, pool_size=1, max_overflow=0, **arguments)
     _prepare_sqlite(reader, lock_timeout_s, begin="BEGIN", pragmas=("query_only = ON",))
-    _prepare_sqlite(writer, lock_timeout_s, begin="BEGIN IMMEDIATE", pragmas=("synchronous = FULL", "foreign_keys = ON"))
+    _prepare_sqlite(
+        writer, lock_timeout_s, begin="BEGIN IMMEDIATE", pragmas=("synchronous = FULL", "foreign_keys = ON")
+    )
     return Engines(reader, writer)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from stillframe.domain.errors import ErrorCase, Failed
 
+_FREE_BLOCKS_AFTER_S = 0.2
 _FLOCK = "hhxxxxqqixxxx"  # struct flock: type, whence, start, length, pid
 _F_OFD_GETLK = 36
 _QEMU_LOCKS_START, _QEMU_LOCKS_BYTES = 100, 200
@@ -153,36 +154,48 @@ def remove_file(path: Path) -> None:
     if _kind(path) not in (None, stat.S_IFREG):
         raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: is not a regular file; this service did not make it")
     part_path(path).unlink(missing_ok=True)
-    _unlink_at_once(path)
+    descriptor = _unlink_open(path)
     try:
         sync_directory(path.parent)
+        remove_directory_if_empty(path.parent)
     except FileNotFoundError:
         return
-    remove_directory_if_empty(path.parent)
+    finally:
+        if descriptor is not None:
+            _close_later(descriptor)
 
 
-def _unlink_at_once(path: Path) -> None:
-    """The name is gone; the blocks of a large file are given back behind the caller, who need not wait for them.
-
-    The kernel frees them when the last descriptor is closed, also when this process is killed before.
-    """
+def _unlink_open(path: Path) -> int | None:
+    """The name is gone, the file is not: its descriptor, or None when there was no file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return
+        return None
     try:
-        if _is_locked_by_qemu(descriptor):
-            raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: is open in a running QEMU; it was not deleted")
+        _check_not_locked(descriptor, path)
         path.unlink(missing_ok=True)
-    finally:
-        threading.Thread(target=os.close, args=(descriptor,), name="free-blocks", daemon=True).start()
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-def _is_locked_by_qemu(descriptor: int) -> bool:
+def _close_later(descriptor: int) -> None:
+    """Give a large file's blocks back behind the caller, when its own writes to the same journal are through.
+
+    The kernel frees them when the last descriptor is closed, also when this process is killed before.
+    """
+    timer = threading.Timer(_FREE_BLOCKS_AFTER_S, os.close, args=(descriptor,))
+    timer.daemon = True
+    timer.start()
+
+
+def _check_not_locked(descriptor: int, path: Path) -> None:
     """A QEMU that has an image open holds byte-range locks on it (RAW_LOCK_*_BASE in QEMU's block/file-posix.c)."""
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _QEMU_LOCKS_START, _QEMU_LOCKS_BYTES, 0)
     answered = fcntl.fcntl(descriptor, _F_OFD_GETLK, asked)
-    return bool(struct.unpack(_FLOCK, answered)[0] != fcntl.F_UNLCK)
+    if struct.unpack(_FLOCK, answered)[0] != fcntl.F_UNLCK:
+        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: is open in a running QEMU; it was not deleted")
 
 
 def remove_directory_if_empty(directory: Path) -> None:
