@@ -16,7 +16,7 @@ from support.service import SNAPSHOT, Vm
 
 pytestmark = pytest.mark.guest
 
-KILLS = 4
+KILLS = 2
 
 
 def send_and_kill(vm: Vm, delay_s: float, path: str, **body: object) -> None:

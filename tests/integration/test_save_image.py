@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -13,16 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET, read_header_xml, repair_bitmaps, write_header
 from stillframe.adapters.libvirt.save_image_stream import RamBlock, read_blocks
 
 QEMU = "qemu-system-x86_64"
 MEMORY_BYTES = 64 << 20
 TIMEOUT_S = 20.0
-
-pytestmark = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed")
 
 
 class Qemu:

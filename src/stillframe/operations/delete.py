@@ -133,14 +133,15 @@ def commit_layer(world: World, vm_uuid: str, merge: MergePlan) -> None:
     """``merge.base`` holds all of ``merge.top``, and the VM's disk is off ``top`` if it was on it."""
     vm = world.inventory.get_vm(vm_uuid)
     target_of = {disk.path: disk.target for disk in vm.disks}
-    if merge.base.path in target_of:
+    chains = _running_chains(world, vm)
+    target = next((t for t, files in chains.items() if merge.top.path in files or merge.base.path in files), None)
+    if target is not None:
+        # also when QEMU had merged it before we were interrupted: then only what it still holds open is let go
+        world.fixer.commit_live(vm_uuid, target, merge.top.path, merge.base.path, _ignore)
+    elif merge.base.path in target_of:
         # only a finished merge puts the VM on a layer that nobody referred to; its data may be newer by now
         return
-    chains = _running_chains(world, vm)
-    target = next((target for target, files in chains.items() if merge.top.path in files), None)
-    if target is not None:
-        world.fixer.commit_live(vm_uuid, target, merge.top.path, merge.base.path, _ignore)
-    elif not any(merge.base.path in files for files in chains.values()):  # else QEMU had merged it already
+    else:
         world.volumes.ensure_committed(merge.top.path, merge.base.path)
         if merge.top.path in target_of:
             world.fixer.switch_definition(vm_uuid, {target_of[merge.top.path]: (merge.base.path, merge.base.format)})
