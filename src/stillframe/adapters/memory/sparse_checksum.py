@@ -53,7 +53,7 @@ def parse_checksum(text: str) -> Checksum:
     return Checksum(raw[:_DIGEST_BYTES], int.from_bytes(raw[_DIGEST_BYTES:], "big"))
 
 
-def checksum_of(descriptor: int, *, max_threads: int = _MAX_THREADS) -> Checksum:
+def checksum_of(descriptor: int, *, max_threads: int | None = None) -> Checksum:
     """The checksum of an open file that nobody writes to; holes are not read. Moves the descriptor's offset.
 
     Raises:
@@ -61,7 +61,7 @@ def checksum_of(descriptor: int, *, max_threads: int = _MAX_THREADS) -> Checksum
     """
     length = os.fstat(descriptor).st_size
     numbers = _data_chunks(descriptor)
-    threads = min(max_threads, os.cpu_count() or 1, max(1, len(numbers)))
+    threads = min(max_threads or _MAX_THREADS, os.cpu_count() or 1, max(1, len(numbers)))
     share = -(-len(numbers) // threads)
     parts = [numbers[at : at + share] for at in range(0, len(numbers), share or 1)]
     whole = blake3(_CONTEXT + struct.pack(">Q", length))
