@@ -27,6 +27,7 @@ from stillframe.adapters.metadata.database import open_metadata
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
 from stillframe.domain.errors import StillframeError
 from stillframe.http.app import create_app
+from stillframe.operations.moments import Watch, unwatched
 from stillframe.operations.requests import Cluster
 from stillframe.operations.use_cases import UseCases
 from stillframe.operations.world import Limits, World
@@ -52,8 +53,10 @@ class Service:
         self.metadata.close()
 
 
-def build(settings: Settings) -> Service:
+def build(settings: Settings, watch: Watch = unwatched) -> Service:
     """Open database and hypervisor and put the service together; nothing is recovered yet.
+
+    ``watch`` is told the moments of every operation.
 
     Raises:
         StillframeError: HOST_UNREACHABLE, STORAGE_FAILED.
@@ -85,7 +88,9 @@ def build(settings: Settings) -> Service:
         limits=Limits(
             max_chain_depth=min(settings.max_chain_depth, DEEPEST_CHAIN),
             memory_tenants=None if settings.memory_tenants == "*" else _tenants(settings.memory_tenants),
+            host_patience_s=settings.host_patience_s,
         ),
+        watch=watch,
     )
     cluster = Cluster(metadata.cluster_uuid(), settings.cluster_name)
     return Service(UseCases(world, cluster), connection, metadata)
@@ -95,7 +100,7 @@ def _tenants(text: str) -> frozenset[str]:
     return frozenset(part.strip() for part in text.split(",") if part.strip())
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, watch: Watch = unwatched) -> int:
     """Run the service until it is told to stop; returns the exit code. Guests go on when it ends."""
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -111,7 +116,7 @@ def serve(settings: Settings) -> int:
     try:
         settings.state.mkdir(parents=True, exist_ok=True, mode=0o711)
         with _only_service(settings.state):
-            return _serve(settings, host, port)
+            return _serve(settings, host, port, watch)
     except StillframeError as error:
         case = error.case.value
         print(f"{case.message}\n{case.message_cn}\n{error.desc}", file=sys.stderr)  # noqa: T201 -- see above
@@ -121,9 +126,9 @@ def serve(settings: Settings) -> int:
         return 1
 
 
-def _serve(settings: Settings, host: str, port: int) -> int:
+def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    service = build(settings)
+    service = build(settings, watch)
     try:
         service.use_cases.recovery.run()
         server = _AnnouncingServer(
@@ -138,12 +143,14 @@ def _serve(settings: Settings, host: str, port: int) -> int:
             )
         )
         server.announce = lambda: _announce(settings, host, port)
+        service.use_cases.mender.start()
         try:
             server.run()
         except SystemExit:
             # uvicorn's way of saying that it could not listen; its own line is in the log
             print(f"cannot listen on {settings.listen}\n无法监听 {settings.listen}", file=sys.stderr)  # noqa: T201
         finally:
+            service.use_cases.mender.stop()
             settings.service_file.unlink(missing_ok=True)
         return 0 if server.started else 1
     finally:

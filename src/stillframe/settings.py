@@ -44,6 +44,9 @@ class Settings(BaseSettings):
         64, ge=2, le=190, description="Most files that a disk's chain may have; capped by what libvirt can open (24)."
     )
     call_timeout_s: float = Field(30.0, gt=0, description="Longest wait for one hypervisor call.")
+    host_patience_s: float = Field(
+        120.0, ge=0, description="Longest wait for a libvirt that is away, in the middle of an operation."
+    )
     merge_timeout_s: float = Field(24 * 3600.0, gt=0, description="Longest wait for one merge.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 

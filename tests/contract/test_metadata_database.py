@@ -75,7 +75,7 @@ def a_snapshot(name: str) -> Snapshot:
 
 
 def an_operation(uuid: str) -> OperationRow:
-    return OperationRow(uuid, VM, Slot.EXCLUSIVE, "create", OperationState.PLANNING, "", (), 10, None, 0, "")
+    return OperationRow(uuid, VM, Slot.EXCLUSIVE, "create", OperationState.PLANNING, "", (), 10, None, "")
 
 
 def names(metadata: SqlMetadata) -> list[str]:
@@ -126,7 +126,7 @@ class TestOpening:
     def test_a_database_of_a_newer_version_is_refused_and_left_alone(self, url: str) -> None:
         with closing(open_metadata(url)) as opened, opened._engines.writer.begin() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(Refused, match=r"newer version.*9999.*0001") as refused:
+        with pytest.raises(Refused, match=r"newer version.*9999.*0002") as refused:
             open_metadata(url)
         assert refused.value.case is ErrorCase.STORAGE_FAILED
         engine = sa.create_engine(url)
@@ -206,7 +206,7 @@ class TestTransactions:
     def test_the_slot_is_held_by_the_database_and_not_by_this_code(self, metadata: SqlMetadata) -> None:
         with metadata.write() as tx:
             tx.journal.open(an_operation("active"))
-        columns = "vm_uuid, slot, kind, state, plan, started_at, progress, error, lock_key"
+        columns = "vm_uuid, slot, kind, state, plan, started_at, error, lock_key"
         for attempt in (
             "UPDATE operations SET lock_key = NULL",
             f"INSERT INTO operations (uuid, {columns}) SELECT 'second', {columns} FROM operations",  # noqa: S608 — fixed text

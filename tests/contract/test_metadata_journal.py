@@ -11,7 +11,7 @@ import pytest
 
 from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.errors import ErrorCase, Failed, Refused
-from stillframe.ports.metadata import ACTIVE_STATES, LogLine, Metadata, OperationRow, OperationState, Slot
+from stillframe.ports.metadata import ACTIVE_STATES, LogLine, Metadata, OperationRow, OperationState, Progress, Slot
 from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def an_operation(
         steps_done=(),
         started_at=started_at,
         ended_at=None,
-        progress=0,
         error="",
     )
 
@@ -132,13 +131,16 @@ class TestJournal:
             for _ in range(2):
                 tx.journal.step_done(operation.uuid, "publish", committed=True)
             tx.journal.step_done(operation.uuid, "after", committed=False)
-            tx.journal.set_progress(operation.uuid, 42)
+            tx.journal.set_progress(operation.uuid, "after", Progress(42, 100, 7))
         with metadata.read() as tx:
             assert tx.journal.get(operation.uuid) == replace(
                 planned,
                 state=OperationState.COMMITTED,
                 steps_done=("z", "a", "m", "publish", "after"),
-                progress=42,
+                step="after",
+                bytes_done=42,
+                bytes_total=100,
+                rate_bytes_s=7,
             )
 
     def test_active_operations_are_oldest_first_and_of_the_vms_asked_for(self, metadata: Metadata) -> None:
@@ -166,7 +168,7 @@ class TestJournal:
                 lambda: tx.journal.set_plan("none", "{}"),
                 lambda: tx.journal.step_done("none", "s", committed=False),
                 lambda: tx.journal.set_state("none", OperationState.DONE, at=5),
-                lambda: tx.journal.set_progress("none", 1),
+                lambda: tx.journal.set_progress("none", "step", Progress(1, 2, 3)),
             ):
                 with pytest.raises(Failed, match="the journal has no operation none"):
                     mistake()

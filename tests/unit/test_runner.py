@@ -13,8 +13,10 @@ import pytest
 
 from stillframe.adapters.metadata.database import open_metadata
 from stillframe.domain.errors import ErrorCase, Failed, StillframeError
-from stillframe.operations.runner import Operation, Runner, Scratch, Step
-from stillframe.operations.world import World
+from stillframe.operations.moments import Moment, Phase
+from stillframe.operations.runner import About, Runner
+from stillframe.operations.steps import Operation, Scratch, Step
+from stillframe.operations.world import Limits, World
 from stillframe.ports.metadata import OperationState, Slot
 
 VM = str(uuid.uuid4())
@@ -33,7 +35,13 @@ class Story(list[str]):
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[Runner]:
     metadata = open_metadata(f"sqlite:///{tmp_path / 'journal.db'}")
-    world = SimpleNamespace(metadata=metadata, now_s=lambda: 1.0, new_uuid=lambda: str(uuid.uuid4()))
+    world = SimpleNamespace(
+        metadata=metadata,
+        now_s=lambda: 1.0,
+        new_uuid=lambda: str(uuid.uuid4()),
+        watch=lambda moment: None,
+        limits=Limits(host_patience_s=30.0),
+    )
     yield Runner(cast("World", world))
     metadata.close()
 
@@ -48,18 +56,18 @@ def operation(story: Story) -> Operation[Plan]:
         def undo(_world: World, plan: Plan) -> None:
             story.append(f"undo {name}")
             if plan.undo_breaks_at == name:
-                raise Failed(ErrorCase.HOST_UNREACHABLE, f"undo of {name} broke")
+                raise Failed(ErrorCase.HYPERVISOR_FAILED, f"undo of {name} broke")
 
         return Step(name, do, undo, commits=commits)
 
     steps = (step("a"), step("b"), step("c", commits=True), step("d"))
-    return Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: steps)
+    return Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: steps, ("a", "b", "c", "d"))
 
 
 def run(runner: Runner, plan: Plan) -> tuple[Story, StillframeError | None, OperationState]:
     story = Story()
     error: StillframeError | None = None
-    with runner.claim(VM, Slot.EXCLUSIVE, "test") as claim:
+    with runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim:
         try:
             claim.run(operation(story), plan)
         except StillframeError as raised:
@@ -114,9 +122,9 @@ def test_after_the_point_of_no_return_nothing_is_undone(runner: Runner) -> None:
 
 def test_a_busy_vm_is_refused_with_what_and_since_when(runner: Runner) -> None:
     with (
-        runner.claim(VM, Slot.EXCLUSIVE, "test"),
+        runner.claim(About(VM), Slot.EXCLUSIVE, "test"),
         pytest.raises(StillframeError) as refusal,
-        runner.claim(VM, Slot.EXCLUSIVE, "other"),
+        runner.claim(About(VM), Slot.EXCLUSIVE, "other"),
     ):
         raise AssertionError("two operations held one slot")
     assert refusal.value.case is ErrorCase.VM_BUSY
@@ -131,9 +139,152 @@ def test_the_plan_is_in_the_journal_before_the_first_step(runner: Runner) -> Non
         with world.metadata.read() as tx:
             seen.extend(tx.journal.active([VM]))
 
-    watched = Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: (Step("look", look),))
-    with runner.claim(VM, Slot.EXCLUSIVE, "test") as claim:
+    watched = Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: (Step("look", look),), ("look",))
+    with runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim:
         claim.run(watched, Plan("nowhere"))
     (row,) = seen
     assert row.state is OperationState.RUNNING
     assert watched.decode(row.plan) == Plan("nowhere")
+
+
+def state_of(runner: Runner, operation_uuid: str) -> OperationState:
+    with runner.world.metadata.read() as tx:
+        row = tx.journal.get(operation_uuid)
+    assert row is not None
+    return row.state
+
+
+def the_active(runner: Runner) -> str:
+    with runner.world.metadata.read() as tx:
+        (row,) = tx.journal.active([VM])
+    return row.uuid
+
+
+def simple(*steps: Step[Plan], resumes: bool = False) -> Operation[Plan]:
+    families = tuple(step.family for step in steps)
+    return Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: steps, families, resumes)
+
+
+def test_a_step_that_is_not_declared_keeps_everything_from_running(runner: Runner) -> None:
+    """The suite that kills at every step takes its list from the declaration."""
+    acted = Story()
+    undeclared = Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: (Step("new 1", tell("new", acted)),), ("old",))
+    with (
+        pytest.raises(StillframeError, match="new 1"),
+        runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim,
+    ):
+        claim.run(undeclared, Plan(""))
+    assert acted == []
+
+
+def tell(what: str, story: Story) -> Any:
+    return lambda *_arguments: story.append(what)
+
+
+def test_a_hypervisor_that_is_away_is_waited_for_once_there_is_no_way_back(runner: Runner) -> None:
+    away = [True, True, False]
+    story = Story()
+
+    def act(_world: World, _plan: Plan, _scratch: Scratch) -> None:
+        story.append("tried")
+        if away.pop(0):
+            raise Failed(ErrorCase.HOST_UNREACHABLE, "libvirt is away")
+
+    with runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim:
+        claim.run(simple(Step("commit", commits=True), Step("act", act)), Plan(""))
+    assert story == ["tried"] * 3
+    assert state_of(runner, claim.row.uuid) is OperationState.DONE
+
+
+def test_before_that_it_is_not_waited_for_but_for_the_undo(runner: Runner) -> None:
+    away = [True, True, False]
+    story = Story()
+
+    def act(_world: World, _plan: Plan, _scratch: Scratch) -> None:
+        story.append("tried")
+        raise Failed(ErrorCase.HOST_UNREACHABLE, "libvirt is away")
+
+    def undo(_world: World, _plan: Plan) -> None:
+        story.append("undo")
+        if away.pop(0):
+            raise Failed(ErrorCase.HOST_UNREACHABLE, "libvirt is away")
+
+    with (
+        pytest.raises(StillframeError) as refusal,
+        runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim,
+    ):
+        claim.run(simple(Step("act", act, undo), Step("commit", commits=True)), Plan(""))
+    assert refusal.value.case is ErrorCase.HOST_UNREACHABLE
+    assert story == ["tried", "undo", "undo", "undo"]
+    assert state_of(runner, claim.row.uuid) is OperationState.UNDONE
+
+
+def test_a_cancelled_operation_is_undone_before_its_next_step(runner: Runner) -> None:
+    story = Story()
+
+    def cancel(*_arguments: Any) -> None:
+        story.append("first")
+        assert runner.cancel(the_active(runner)) is OperationState.RUNNING
+
+    steps = (Step("first", cancel, tell("undo first", story)), Step("second", tell("second", story), commits=True))
+    with (
+        pytest.raises(StillframeError) as refusal,
+        runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim,
+    ):
+        claim.run(simple(*steps), Plan(""))
+    assert refusal.value.case is ErrorCase.CANCELLED
+    assert story == ["first", "undo first"]
+    assert state_of(runner, claim.row.uuid) is OperationState.UNDONE
+
+
+def test_a_cancel_that_comes_while_the_last_step_before_the_commit_acts_wins_by_the_database(runner: Runner) -> None:
+    story = Story()
+
+    def cancel(*_arguments: Any) -> None:
+        # as another process would: only the journal knows
+        uuid_now = the_active(runner)
+        with runner.world.metadata.write() as tx:
+            tx.journal.request_cancel(uuid_now)
+
+    only = Step("commit", cancel, tell("undo", story), record=tell("recorded", story), commits=True)
+    with (
+        pytest.raises(StillframeError) as refusal,
+        runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim,
+    ):
+        claim.run(simple(only), Plan(""))
+    assert refusal.value.case is ErrorCase.CANCELLED
+    assert story == ["recorded", "undo"], "what the transaction recorded is rolled back with it"
+    assert state_of(runner, claim.row.uuid) is OperationState.UNDONE
+
+
+def test_after_the_point_of_no_return_a_cancel_changes_nothing(runner: Runner) -> None:
+    seen: list[OperationState] = []
+    late = Step[Plan]("late", lambda *_arguments: seen.append(runner.cancel(the_active(runner))))
+    with runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim:
+        claim.run(simple(Step("commit", commits=True), late, Step("last", tell("last", Story()))), Plan(""))
+    assert seen == [OperationState.COMMITTED]
+    assert state_of(runner, claim.row.uuid) is OperationState.DONE
+
+
+def test_every_moment_is_told(runner: Runner) -> None:
+    told: list[tuple[str, Phase]] = []
+
+    def watch(moment: Moment) -> None:
+        told.append((moment.step, moment.phase))
+
+    cast("Any", runner.world).watch = watch
+    run(runner, Plan("b"))
+    assert told == [
+        ("", Phase.CLAIMED),
+        ("", Phase.PLANNED),
+        ("a", Phase.BEFORE),
+        ("a", Phase.ACTED),
+        ("a", Phase.NOTED),
+        ("b", Phase.BEFORE),
+        ("b", Phase.UNDOING),
+        ("b", Phase.TAKEN_BACK),
+        ("a", Phase.UNDOING),
+        ("a", Phase.TAKEN_BACK),
+        ("", Phase.CLOSING),
+        ("", Phase.CLOSED),
+    ]

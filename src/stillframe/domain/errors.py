@@ -78,6 +78,7 @@ class ErrorCase(Enum):
         "no such snapshot of this virtual machine; see its snapshot list",
         "该虚拟机没有这个快照；请查看快照列表",
     )
+    TASK_UNKNOWN = Case(22005, 404, "no such task; see the task list", "没有这个任务；请查看任务列表")
     NAME_TAKEN = Case(
         23001,
         409,
@@ -181,6 +182,12 @@ class ErrorCase(Enum):
         "rename it back, or roll back without domain_memory",
         "虚拟机在快照之后被改名，内存只能以原名恢复；请改回原名，或不带 domain_memory 回滚",
     )
+    TASK_NOT_CANCELLABLE = Case(
+        23019,
+        409,
+        "this task can no longer be cancelled; see desc for why; wait for its end",
+        "该任务已无法取消；原因见 desc；请等待其结束",
+    )
     MEMORY_DAMAGED = Case(
         24001,
         500,
@@ -211,14 +218,21 @@ class ErrorCase(Enum):
     LEFT_BEHIND = Case(
         24007,
         500,
-        "the operation failed and part of it could not be undone; see desc, and restart the service to let it finish",
-        "操作失败且部分内容未能撤销；详见 desc，重启服务会继续处理",
+        "the operation could not be finished or undone completely; the service goes on trying, and nothing is lost; "
+        "see desc, and run doctor if it stays",
+        "操作未能全部完成或撤销；服务会继续处理，数据没有丢失；详见 desc，如长时间未恢复请运行 doctor",
     )
     MEMORY_RESTORE_FAILED = Case(
         24008,
         500,
         "disks and configuration were rolled back, but the hypervisor did not accept the saved memory; the virtual machine is shut off",
         "磁盘和配置已回滚，但虚拟化层未能恢复保存的内存；虚拟机处于关机状态",
+    )
+    CANCELLED = Case(
+        24009,
+        409,
+        "the operation was cancelled and has been undone; nothing of it is left",
+        "操作已被取消并已撤销；没有任何残留",
     )
     NOT_AUTHENTICATED = Case(
         25001, 401, "no valid ApiKey was given; send the header ApiKey", "未提供有效的 ApiKey；请在请求头中携带 ApiKey"

@@ -61,7 +61,8 @@ class Snapshot:
 
     ``seq`` is the order of creation within the VM; ``ctime`` the moment of the freeze (Unix seconds).
     ``vm_detail`` is the JSON text of a ComputeInspectInfo; ``definition_xml`` is libvirt's saved definition at that
-    moment (with secrets: it never leaves the service) and ``definition_checksum`` its "blake3:…".
+    moment (with secrets: it never leaves the service) and ``definition_checksum`` its "blake3:…". ``operation_uuid`` is the
+    operation that created it ("" for one made before operations were noted).
     """
 
     uuid: str
@@ -80,6 +81,7 @@ class Snapshot:
     disks: tuple[DiskSnapshot, ...]
     memory: MemoryState | None = None
     screenshot_checksum: str = ""
+    operation_uuid: str = ""
 
     @property
     def described(self) -> str:

@@ -22,10 +22,11 @@ from stillframe.operations.checksum import text_checksum
 from stillframe.operations.detail import inspect_with_volumes
 from stillframe.operations.disks import PlacedDisk, check_no_drift, depth_of, layer_path, place_disks
 from stillframe.operations.requests import Cluster
-from stillframe.operations.runner import Operation, Scratch, Step, new_row
+from stillframe.operations.runner import About, new_row, planned
+from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.hypervisor import DiskSwitch, PointInTime, PointRequest
-from stillframe.ports.metadata import OperationState, Slot, Transaction
+from stillframe.ports.metadata import Slot, Transaction
 
 KIND = "create"
 _MEMORY_HEADROOM_BYTES = 64 << 20  # device state, screen memory and firmware beside the guest's own RAM
@@ -60,6 +61,8 @@ class CreatePlan:
     memory_uuid: str | None
     memory_path: str | None
     disks: tuple[DiskPlan, ...]
+    vm_name: str = ""
+    operation_uuid: str = ""
 
     @property
     def request(self) -> PointRequest:
@@ -75,7 +78,14 @@ class CreatePlan:
 
 
 def plan_create(
-    world: World, cluster: Cluster, vm: Vm, name: str, description: str, *, domain_memory: bool
+    world: World,
+    cluster: Cluster,
+    vm: Vm,
+    name: str,
+    description: str,
+    *,
+    domain_memory: bool,
+    operation_uuid: str,
 ) -> CreatePlan:
     """Every rule checked, every uuid drawn; no side effect.
 
@@ -115,6 +125,8 @@ def plan_create(
         memory_uuid=memory_uuid,
         memory_path=world.memory_store.capture_path(memory_uuid) if memory_uuid else None,
         disks=tuple(_plan_disk(world, disk) for disk in placed),
+        vm_name=vm.name,
+        operation_uuid=operation_uuid,
     )
 
 
@@ -204,15 +216,9 @@ def _publish(world: World, plan: CreatePlan, scratch: Scratch) -> None:
         runtime_xml=point.runtime_xml,
         runtime_cookie=point.runtime_cookie,
     )
-    row = new_row(
-        world,
-        plan.vm_uuid,
-        Slot.MEMORY,
-        save_memory.KIND,
-        state=OperationState.RUNNING,
-        plan=save_memory.OPERATION.encode(saving),
-    )
-    scratch["saving"] = (row, saving)
+    about = About(plan.vm_uuid, plan.vm_name, plan.tenant, plan.name)
+    row = new_row(world, about, Slot.MEMORY, save_memory.KIND)
+    scratch["saving"] = (planned(row, save_memory.OPERATION.encode(saving)), saving)
 
 
 def _record(tx: Transaction, plan: CreatePlan, scratch: Scratch) -> None:
@@ -245,6 +251,7 @@ def _record(tx: Transaction, plan: CreatePlan, scratch: Scratch) -> None:
             ),
             memory=saving[1].memory if saving else None,
             screenshot_checksum=scratch["screenshot_checksum"],
+            operation_uuid=plan.operation_uuid,
         )
     )
     if scratch["saving"] is not None:
@@ -261,4 +268,11 @@ def steps(_plan: CreatePlan) -> tuple[Step[CreatePlan], ...]:
     )
 
 
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, CreatePlan, steps)
+FAMILIES = (
+    "make overlays",
+    "make memory file",
+    "fix the point in time",
+    "make durable",
+    "publish",
+)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, CreatePlan, steps, FAMILIES)

@@ -19,9 +19,9 @@ from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.vm import SourceKind, Vm
 from stillframe.operations.disks import check_no_drift, check_unused, place_disks
 from stillframe.operations.requests import Cluster
-from stillframe.operations.runner import Operation, Scratch, Step
+from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
-from stillframe.ports.hypervisor import MergeProgress
+from stillframe.ports.hypervisor import MergeProgress, OnMerge
 from stillframe.ports.metadata import Slot, Transaction
 
 KIND = "delete"
@@ -101,8 +101,8 @@ def _drop_step(number: int, drop: DropPlan) -> Step[DeletePlan]:
 
 
 def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
-    def commit(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
-        commit_layer(world, plan.vm_uuid, merge)
+    def commit(world: World, plan: DeletePlan, scratch: Scratch) -> None:
+        commit_layer(world, plan.vm_uuid, merge, lambda now: _note(scratch, now))
 
     def repoint(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
         for child in merge.children:
@@ -129,7 +129,7 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
     )
 
 
-def commit_layer(world: World, vm_uuid: str, merge: MergePlan) -> None:
+def commit_layer(world: World, vm_uuid: str, merge: MergePlan, on_progress: OnMerge) -> None:
     """``merge.base`` holds all of ``merge.top``, and the VM's disk is off ``top`` if it was on it."""
     vm = world.inventory.get_vm(vm_uuid)
     target_of = {disk.path: disk.target for disk in vm.disks}
@@ -137,7 +137,7 @@ def commit_layer(world: World, vm_uuid: str, merge: MergePlan) -> None:
     target = next((t for t, files in chains.items() if merge.top.path in files or merge.base.path in files), None)
     if target is not None:
         # also when QEMU had merged it before we were interrupted: then only what it still holds open is let go
-        world.fixer.commit_live(vm_uuid, target, merge.top.path, merge.base.path, _ignore)
+        world.fixer.commit_live(vm_uuid, target, merge.top.path, merge.base.path, on_progress)
     elif merge.base.path in target_of:
         # only a finished merge puts the VM on a layer that nobody referred to; its data may be newer by now
         return
@@ -159,8 +159,8 @@ def _running_chains(world: World, vm: Vm) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _ignore(_progress: MergeProgress) -> None:
-    """Progress of merges gets a face with tasks."""
+def _note(scratch: Scratch, now: MergeProgress) -> None:
+    scratch.work.note(now.bytes_done, now.bytes_total)
 
 
 def steps(plan: DeletePlan) -> tuple[Step[DeletePlan], ...]:
@@ -175,4 +175,13 @@ def steps(plan: DeletePlan) -> tuple[Step[DeletePlan], ...]:
     return tuple(found)
 
 
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, DeletePlan, steps)
+FAMILIES = (
+    "unpublish",
+    "drop memory and screenshot",
+    "drop layer *",
+    "merge *: commit",
+    "merge *: repoint",
+    "merge *: record",
+    "merge *: drop",
+)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, DeletePlan, steps, FAMILIES)

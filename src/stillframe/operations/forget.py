@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stillframe.domain.layers import Layer
-from stillframe.operations.runner import Operation, Scratch, Step
+from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.metadata import Slot, Transaction
 
@@ -76,4 +76,8 @@ def steps(_plan: ForgetPlan) -> tuple[Step[ForgetPlan], ...]:
     )
 
 
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, ForgetPlan, steps)
+FAMILIES = (
+    "unpublish",
+    "drop files",
+)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, ForgetPlan, steps, FAMILIES)

@@ -1,21 +1,28 @@
 """After a crash: guests that we had paused run first; then every interrupted operation is undone or carried forward.
 
 The journal alone decides: PLANNING had no side effect; RUNNING and UNDOING are undone (or resumed, where the operation
-says so); COMMITTED goes forward. LEFT operations are tried again.
+says so); COMMITTED goes forward. LEFT operations are tried again, also while the service runs (mending.py).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from queue import SimpleQueue
 from typing import Any
 
-from stillframe.domain.errors import ErrorCase, Failed, StillframeError
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.operations import create, delete, forget, rollback, rollback_volumes, save_memory
-from stillframe.operations.runner import Operation, Runner, describe
+from stillframe.operations.moments import Phase
+from stillframe.operations.runner import Runner, describe
+from stillframe.operations.steps import Operation
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
+KIND = "recovery"
+_WORKERS = 4
+_START_WAIT_S = 3.0
 
 OPERATIONS: dict[str, Operation[Any]] = {
     operation.kind: operation
@@ -37,8 +44,12 @@ class Recovery:
         self._runner = runner
         self._world = runner.world
 
-    def run(self) -> None:
-        """Never raises for one operation's sake: what cannot be finished stays in the journal and is logged."""
+    def run(self, *, wait_s: float = _START_WAIT_S) -> None:
+        """Guests that we had stopped run when this returns; operations are being finished, in the background if need be.
+
+        Each holds its VM's slot until then, so nothing new can start on that VM. ``wait_s``: how long the start waits
+        for them, because most take no time; a merge of gigabytes does. Never raises for one operation's sake.
+        """
         with self._world.metadata.read() as tx:
             interrupted = tx.journal.active()
             left = tx.journal.left()
@@ -46,13 +57,26 @@ class Recovery:
         for row in interrupted:
             if row.slot is Slot.MEMORY:
                 self.continue_in_background(row)
-            else:
-                self._finish_logged(row)
-        for row in left:
-            self._finish_logged(row)
+        rest = SimpleQueue[OperationRow | None]()
+        for row in (*(row for row in interrupted if row.slot is not Slot.MEMORY), *left):
+            rest.put(row)
+        workers = [
+            threading.Thread(target=self._finish_all, args=(rest,), name=f"recovery-{number}", daemon=True)
+            for number in range(min(_WORKERS, rest.qsize()))
+        ]
+        for worker in workers:
+            rest.put(None)
+            worker.start()
+        until = time.monotonic() + wait_s
+        for worker in workers:
+            worker.join(max(0.0, until - time.monotonic()))
+
+    def _finish_all(self, rows: SimpleQueue[OperationRow | None]) -> None:
+        while (row := rows.get()) is not None:
+            self.finish_logged(row)
 
     def settle(self, vm_uuid: str) -> None:
-        """Finish what an earlier operation left on this VM.
+        """Finish what an earlier operation left on this VM, whose exclusive slot the caller holds.
 
         Raises:
             Failed: LEFT_BEHIND when that is still not possible and a new operation could do harm.
@@ -61,7 +85,8 @@ class Recovery:
             left = [row for row in tx.journal.left() if row.vm_uuid == vm_uuid]
         for row in left:
             try:
-                self.finish(row)
+                # the exclusive slot is the caller's; the other may be a mender's at this moment
+                self.finish(row, takes_slot=row.slot is not Slot.EXCLUSIVE)
             except StillframeError as error:
                 if row.kind == delete.KIND:
                     # its loose layers are planned anew by the next delete; nothing stands on a half-done merge
@@ -80,44 +105,51 @@ class Recovery:
 
     def continue_in_background(self, row: OperationRow) -> None:
         """Carry an operation on in a thread of its own; its outcome is in the journal."""
-        threading.Thread(
-            target=self._finish_logged, args=(row,), name=f"{row.kind}-{row.uuid[:8]}", daemon=True
-        ).start()
+        threading.Thread(target=self.finish_logged, args=(row,), name=f"{row.kind}-{row.uuid[:8]}", daemon=True).start()
 
-    def finish(self, row: OperationRow) -> None:
+    def finish(self, row: OperationRow, *, takes_slot: bool = True) -> None:
         """Undo or carry forward one operation, whatever state it was left in.
 
+        ``takes_slot``: one that was LEFT takes its slot again first; false when the caller holds it.
+
         Raises:
+            Refused: VM_BUSY, when the slot is another's; nothing was done.
             StillframeError: it could not be finished; it is in state LEFT then.
         """
         if row.state is OperationState.PLANNING:
-            with self._world.metadata.write() as tx:
-                tx.journal.set_state(
-                    row.uuid, OperationState.REFUSED, at=int(self._world.now_s()), error="interrupted while planning"
-                )
+            self._runner.set_state(row.uuid, OperationState.REFUSED, "interrupted while planning")
             return
         operation = OPERATIONS[row.kind]
         plan = operation.decode(row.plan)
-        steps = operation.steps(plan)
+        steps = operation.steps_of(plan)
         done = frozenset(row.steps_done)
         committed = any(step.commits and step.name in done for step in steps)
+        left = row.state is OperationState.LEFT
         if committed or (operation.resumes and row.state is OperationState.RUNNING):
+            if left and takes_slot:
+                self._runner.set_state(row.uuid, OperationState.COMMITTED, row.error)
             self._runner.drive(row.uuid, operation, plan, done)
             return
         cause = Failed(ErrorCase.INTERRUPTED, row.error or "the service ended in the middle of it")
-        self._runner.undo(row.uuid, operation, plan, steps, cause, holds_slot=row.state is not OperationState.LEFT)
+        self._runner.undo(row.uuid, operation, plan, steps, cause, holds_slot=takes_slot or not left)
 
-    def _finish_logged(self, row: OperationRow) -> None:
+    def finish_logged(self, row: OperationRow) -> bool:
+        """Like ``finish``, for nobody who waits: the log gets what happened. False when it is still not finished."""
         try:
             self.finish(row)
-            log.info("operation %s (%s on VM %s) finished", row.uuid, row.kind, row.vm_uuid)
         except Exception as error:
             with self._world.metadata.read() as tx:
                 now = tx.journal.get(row.uuid)
             if now is not None and now.state is OperationState.UNDONE:
                 log.warning("operation %s (%s on VM %s) failed: %s", row.uuid, row.kind, row.vm_uuid, describe(error))
-            else:
-                log.exception("operation %s (%s on VM %s) could not be finished", row.uuid, row.kind, row.vm_uuid)
+                return True
+            if isinstance(error, Refused) and error.case is ErrorCase.VM_BUSY:
+                log.info("operation %s (%s on VM %s) waits: %s", row.uuid, row.kind, row.vm_uuid, describe(error))
+                return False
+            log.exception("operation %s (%s on VM %s) could not be finished", row.uuid, row.kind, row.vm_uuid)
+            return False
+        log.info("operation %s (%s on VM %s) finished", row.uuid, row.kind, row.vm_uuid)
+        return True
 
     def _release_guests(self, rows: list[OperationRow]) -> None:
         for row in rows:
@@ -127,11 +159,12 @@ class Recovery:
             if not plan.vm_was_running:
                 continue
             try:
+                self._runner.tell(row.uuid, KIND, "release guests", Phase.BEFORE)
                 if self._world.power.ensure_resumed(plan.vm_uuid):
                     log.warning("VM %s was found paused by an interrupted create: it runs again", plan.vm_uuid)
+                self._runner.tell(row.uuid, KIND, "release guests", Phase.NOTED)
             except StillframeError:
                 log.exception("VM %s could not be released", plan.vm_uuid)
 
     def _close(self, row: OperationRow, words: str) -> None:
-        with self._world.metadata.write() as tx:
-            tx.journal.set_state(row.uuid, OperationState.DONE, at=int(self._world.now_s()), error=words)
+        self._runner.set_state(row.uuid, OperationState.DONE, words)

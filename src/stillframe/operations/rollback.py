@@ -24,7 +24,7 @@ from stillframe.domain.vm import Vm
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.disks import check_no_drift, check_unused, layer_path, place_disks
 from stillframe.operations.requests import Cluster
-from stillframe.operations.runner import Operation, Scratch, Step
+from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.hypervisor import SavedConfiguration
 from stillframe.ports.metadata import Slot, Transaction
@@ -277,7 +277,16 @@ def steps(_plan: RollbackPlan) -> tuple[Step[RollbackPlan], ...]:
     )
 
 
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, RollbackPlan, steps)
+FAMILIES = (
+    "verify and make overlays",
+    "define",
+    "commit",
+    "power off",
+    "restore memory",
+    "move the heads",
+    "drop the old heads",
+)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, RollbackPlan, steps, FAMILIES)
 
 
 def check_known(snapshot: Snapshot | None, vm: Vm, name: str) -> Snapshot:

@@ -25,7 +25,7 @@ from stillframe.operations.rollback import (
     plan_disk,
     record_disk,
 )
-from stillframe.operations.runner import Operation, Scratch, Step
+from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.metadata import Slot, Transaction
 
@@ -122,4 +122,10 @@ def steps(_plan: VolumePlan) -> tuple[Step[VolumePlan], ...]:
     )
 
 
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, VolumePlan, steps)
+FAMILIES = (
+    "make the overlay",
+    "switch the definition",
+    "move the head",
+    "drop the old head",
+)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, VolumePlan, steps, FAMILIES)

@@ -2,74 +2,40 @@
 
 The order for every step: act, then one short transaction that changes rows and notes the step as done. Before the
 point of no return a failure undoes every step that may have begun, in reverse. After it the operation only goes
-forward; what cannot be finished now is left in the journal, is said, and is taken up again by the next operation on
-the VM and at the next start.
+forward; what cannot be finished now is left in the journal, is said, and is taken up again: by and by in the background,
+by the next operation on the VM, and at the next start.
+
+Where giving up would leave something half-done (undo, and everything after the point of no return), a hypervisor that
+cannot be reached is waited for.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
-
-from pydantic import TypeAdapter
+from dataclasses import dataclass, field, replace
 
 from stillframe.domain.errors import ErrorCase, Failed, StillframeError
+from stillframe.operations.moments import Moment, Phase
+from stillframe.operations.steps import Operation, P, Scratch, Step
+from stillframe.operations.work import Work
 from stillframe.operations.world import World
-from stillframe.ports.metadata import OperationRow, OperationState, Slot, Transaction
+from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
-P = TypeVar("P")
-
-
-class Scratch(dict[str, Any]):
-    """What one step tells a later one within a run. Never durable: undo and recovery work from the plan alone."""
-
-
-Do = Callable[[World, P, Scratch], None]
-Undo = Callable[[World, P], None]
-Record = Callable[[Transaction, P, Scratch], None]
-
-
-def nothing(_world: World, _plan: Any, _scratch: Scratch) -> None:
-    """A step that only changes rows, or only marks the point of no return."""
+_HOST_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
-class Step(Generic[P]):
-    """One step. ``do`` and ``undo`` are idempotent; ``record`` changes rows together with the done-mark.
+class About:
+    """What an operation is about, as the list of tasks shows it. ``snapshot`` is a name."""
 
-    ``commits``: the point of no return lies behind this step.
-    """
-
-    name: str
-    do: Do[P] = nothing
-    undo: Undo[P] | None = None
-    record: Record[P] | None = None
-    commits: bool = False
-
-
-@dataclass(frozen=True)
-class Operation(Generic[P]):
-    """A kind of operation. ``steps`` is a pure function of the plan.
-
-    ``resumes``: interrupted before its point of no return it is tried forward again first (saving memory goes on in
-    QEMU while we were away).
-    """
-
-    kind: str
-    slot: Slot
-    plan_type: type[P]
-    steps: Callable[[P], tuple[Step[P], ...]]
-    resumes: bool = False
-
-    def encode(self, plan: P) -> str:
-        return TypeAdapter(self.plan_type).dump_json(plan).decode()
-
-    def decode(self, text: str) -> P:
-        return TypeAdapter(self.plan_type).validate_json(text)
+    vm_uuid: str
+    vm_name: str = ""
+    tenant: str = ""
+    snapshot: str = ""
 
 
 @dataclass
@@ -80,7 +46,7 @@ class Claim:
     row: OperationRow
     planned: bool = field(default=False)
 
-    def run(self, operation: Operation[P], plan: P, scratch: Scratch | None = None) -> Scratch:
+    def run(self, operation: Operation[P], plan: P) -> Scratch:
         """Write the plan, do it.
 
         Raises:
@@ -89,7 +55,8 @@ class Claim:
         with self.runner.world.metadata.write() as tx:
             tx.journal.set_plan(self.row.uuid, operation.encode(plan))
         self.planned = True
-        return self.runner.drive(self.row.uuid, operation, plan, frozenset(), scratch)
+        self.runner.tell(self.row.uuid, operation.kind, "", Phase.PLANNED)
+        return self.runner.drive(self.row.uuid, operation, plan, frozenset())
 
 
 class Runner:
@@ -97,58 +64,80 @@ class Runner:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self._works: dict[str, Work] = {}
 
     @contextmanager
-    def claim(self, vm_uuid: str, slot: Slot, kind: str) -> Iterator[Claim]:
+    def claim(self, about: About, slot: Slot, kind: str) -> Iterator[Claim]:
         """Take the VM's slot, for planning under its protection.
 
         Raises:
             Refused: VM_BUSY.
         """
-        row = new_row(self.world, vm_uuid, slot, kind)
+        row = new_row(self.world, about, slot, kind)
         with self.world.metadata.write() as tx:
             tx.journal.open(row)
         claim = Claim(self, row)
         try:
+            self.tell(row.uuid, kind, "", Phase.CLAIMED)
             yield claim
         except BaseException as error:
             if not claim.planned:
-                self._close(row.uuid, OperationState.REFUSED, str(error))
+                self.set_state(row.uuid, OperationState.REFUSED, describe(error))
             raise
         if not claim.planned:
-            self._close(row.uuid, OperationState.DONE)
+            self.set_state(row.uuid, OperationState.DONE)
 
-    def drive(
-        self,
-        operation_uuid: str,
-        operation: Operation[P],
-        plan: P,
-        done: frozenset[str],
-        scratch: Scratch | None = None,
-    ) -> Scratch:
+    def drive(self, operation_uuid: str, operation: Operation[P], plan: P, done: frozenset[str]) -> Scratch:
         """Do every step that is not among ``done``; the operation is closed when this returns or raises."""
-        told = Scratch() if scratch is None else scratch
-        steps = operation.steps(plan)
+        with self._working(operation_uuid) as work:
+            return self._drive(operation_uuid, operation, plan, done, Scratch(work))
+
+    def _drive(
+        self, operation_uuid: str, operation: Operation[P], plan: P, done: frozenset[str], told: Scratch
+    ) -> Scratch:
+        steps = operation.steps_of(plan)
         committed = False
         for position, step in enumerate(steps):
             if step.name not in done:
                 try:
-                    self._do(operation_uuid, step, plan, told)
+                    self._do(operation_uuid, operation, step, plan, told, committed=committed)
                 except BaseException as error:
-                    if committed:
+                    if committed or (step.commits and self._has_committed(operation_uuid)):
                         words = self._leave(operation_uuid, operation.kind, step.name, error)
                         if isinstance(error, Exception):
                             raise Failed(ErrorCase.LEFT_BEHIND, words) from error
                         raise
                     self.undo(operation_uuid, operation, plan, steps[: position + 1], error)
                     raise
+                self.tell(operation_uuid, operation.kind, step.family, Phase.NOTED)
             committed = committed or step.commits
-        self._close(operation_uuid, OperationState.DONE)
+        self._close(operation_uuid, operation.kind, OperationState.DONE)
         return told
 
-    def _do(self, operation_uuid: str, step: Step[P], plan: P, told: Scratch) -> None:
+    def _do(
+        self,
+        operation_uuid: str,
+        operation: Operation[P],
+        step: Step[P],
+        plan: P,
+        told: Scratch,
+        *,
+        committed: bool,
+    ) -> None:
         log.debug("operation %s: %s", operation_uuid, step.name)
-        step.do(self.world, plan, told)
+        if not committed:
+            told.work.check()
+        told.work.begin_step(step.name)
+
+        def act() -> None:
+            self.tell(operation_uuid, operation.kind, step.family, Phase.BEFORE)
+            step.do(self.world, plan, told)
+            self.tell(operation_uuid, operation.kind, step.family, Phase.ACTED)
+
+        if committed or operation.resumes:
+            self._patiently(f"{operation.kind}: {step.name}", act)
+        else:
+            act()
         with self.world.metadata.write() as tx:
             if step.record is not None:
                 step.record(tx, plan, told)
@@ -173,56 +162,119 @@ class Runner:
             Failed: LEFT_BEHIND when one failed; the operation is then left for recovery.
         """
         if holds_slot:
-            self._set_state(operation_uuid, OperationState.UNDOING, str(cause))
+            self.set_state(operation_uuid, OperationState.UNDOING, describe(cause))
         for step in reversed(steps):
             if step.undo is None:
                 continue
             try:
-                step.undo(self.world, plan)
+                self._undo_step(operation_uuid, operation.kind, step, plan)
             except Exception as error:
                 log.exception("operation %s (%s): undo of %s failed", operation_uuid, operation.kind, step.name)
                 words = f"{operation.kind} failed ({describe(cause)}) and could not be undone: {step.name}: {describe(error)}"
-                self._close(operation_uuid, OperationState.LEFT, words)
+                self.set_state(operation_uuid, OperationState.LEFT, words)
                 raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
-        self._close(operation_uuid, OperationState.UNDONE, str(cause))
+        self._close(operation_uuid, operation.kind, OperationState.UNDONE, describe(cause))
 
-    def _leave(self, operation_uuid: str, kind: str, step: str, error: BaseException) -> str:
-        words = f"{kind} is past its point of no return and will be finished by the next operation: {step}: {describe(error)}"
-        log.error("operation %s: %s", operation_uuid, words)
-        self._close(operation_uuid, OperationState.LEFT, words)
-        return words
+    def _undo_step(self, operation_uuid: str, kind: str, step: Step[P], plan: P) -> None:
+        undo = step.undo
+        if undo is None:
+            return
 
-    def _close(self, operation_uuid: str, state: OperationState, error: str = "") -> None:
-        self._set_state(operation_uuid, state, error)
+        def act() -> None:
+            self.tell(operation_uuid, kind, step.family, Phase.UNDOING)
+            undo(self.world, plan)
+            self.tell(operation_uuid, kind, step.family, Phase.TAKEN_BACK)
 
-    def _set_state(self, operation_uuid: str, state: OperationState, error: str) -> None:
+        self._patiently(f"{kind}: undo of {step.name}", act)
+
+    def cancel(self, operation_uuid: str) -> OperationState:
+        """Let an operation be undone that has not passed its point of no return; returns the state that decided.
+
+        PLANNING and RUNNING are cancelled: the database lets them commit no more. It does not wait for the undo.
+        """
+        with self.world.metadata.write() as tx:
+            state = tx.journal.request_cancel(operation_uuid)
+        work = self._works.get(operation_uuid)
+        if work is not None and state in (OperationState.PLANNING, OperationState.RUNNING):
+            work.cancel()
+        return state
+
+    def tell(self, operation_uuid: str, kind: str, step: str, phase: Phase) -> None:
+        self.world.watch(Moment(operation_uuid, kind, step, phase))
+
+    def set_state(self, operation_uuid: str, state: OperationState, error: str = "") -> None:
+        """One transaction. Raises ``Refused`` VM_BUSY when an active state is wanted and the slot is another's."""
         with self.world.metadata.write() as tx:
             tx.journal.set_state(operation_uuid, state, at=int(self.world.now_s()), error=error)
 
+    @contextmanager
+    def _working(self, operation_uuid: str) -> Iterator[Work]:
+        with self.world.metadata.read() as tx:
+            row = tx.journal.get(operation_uuid)
+        work = Work(self.world.metadata, operation_uuid, cancel_requested=row is not None and row.cancel_requested)
+        self._works[operation_uuid] = work
+        try:
+            yield work
+        finally:
+            del self._works[operation_uuid]
 
-def new_row(
-    world: World,
-    vm_uuid: str,
-    slot: Slot,
-    kind: str,
-    *,
-    state: OperationState = OperationState.PLANNING,
-    plan: str = "",
-) -> OperationRow:
-    """A fresh operation of this kind, not yet in the journal."""
+    def _patiently(self, what: str, act: Callable[[], None]) -> None:
+        """Steps and undos are idempotent: as long as the hypervisor cannot be reached they are tried again."""
+        give_up_at = time.monotonic() + self.world.limits.host_patience_s
+        said = False
+        while True:
+            try:
+                act()
+            except StillframeError as error:
+                if error.case is not ErrorCase.HOST_UNREACHABLE or time.monotonic() > give_up_at:
+                    raise
+                if not said:
+                    log.warning("%s: the hypervisor cannot be reached, waiting for it: %s", what, error.desc)
+                said = True
+                time.sleep(_HOST_POLL_S)
+            else:
+                return
+
+    def _has_committed(self, operation_uuid: str) -> bool:
+        """A commit whose reply was lost may have happened: the journal knows."""
+        with self.world.metadata.read() as tx:
+            row = tx.journal.get(operation_uuid)
+        return row is not None and row.state is OperationState.COMMITTED
+
+    def _leave(self, operation_uuid: str, kind: str, step: str, error: BaseException) -> str:
+        words = f"{kind} is past its point of no return and goes on by itself: {step}: {describe(error)}"
+        log.error("operation %s: %s", operation_uuid, words)
+        self.set_state(operation_uuid, OperationState.LEFT, words)
+        return words
+
+    def _close(self, operation_uuid: str, kind: str, state: OperationState, error: str = "") -> None:
+        self.tell(operation_uuid, kind, "", Phase.CLOSING)
+        self.set_state(operation_uuid, state, error)
+        self.tell(operation_uuid, kind, "", Phase.CLOSED)
+
+
+def new_row(world: World, about: About, slot: Slot, kind: str) -> OperationRow:
+    """A fresh operation of this kind in planning, not yet in the journal."""
     return OperationRow(
         uuid=world.new_uuid(),
-        vm_uuid=vm_uuid,
+        vm_uuid=about.vm_uuid,
         slot=slot,
         kind=kind,
-        state=state,
-        plan=plan,
+        state=OperationState.PLANNING,
+        plan="",
         steps_done=(),
         started_at=int(world.now_s()),
         ended_at=None,
-        progress=0,
         error="",
+        tenant=about.tenant,
+        vm_name=about.vm_name,
+        snapshot=about.snapshot,
     )
+
+
+def planned(row: OperationRow, plan: str) -> OperationRow:
+    """The row of an operation that another one opens: it has its plan at once."""
+    return replace(row, state=OperationState.RUNNING, plan=plan)
 
 
 def describe(error: BaseException) -> str:

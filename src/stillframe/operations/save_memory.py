@@ -14,13 +14,12 @@ from dataclasses import dataclass, field, replace
 
 from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.domain.snapshot import MemoryState, MemoryStatus
-from stillframe.operations.runner import Operation, Scratch, Step
+from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.metadata import Slot, Transaction
 
 KIND = "save_memory"
 _POLL_S = 0.05
-_PROGRESS_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,15 @@ class SaveMemoryPlan:
     runtime_cookie: str = field(repr=False)
 
 
-def _await_capture(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
-    noted_at = 0.0
+def _await_capture(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None:
     while True:
+        scratch.work.check()
         now = world.keeper.probe_capture(plan.vm_uuid)
         if now.state == "completed":
             return
         if now.state != "active":
             raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory of VM {plan.vm_uuid} was not saved: {now.reason}")
-        if time.monotonic() - noted_at > _PROGRESS_EVERY_S:
-            noted_at = time.monotonic()
+        if scratch.work.note(now.bytes_done, now.bytes_total):
             percent = 99 * now.bytes_done // max(1, now.bytes_total)
             _note(world, plan, replace(plan.memory, progress=percent))
         time.sleep(_POLL_S)
@@ -109,4 +107,12 @@ def steps(_plan: SaveMemoryPlan) -> tuple[Step[SaveMemoryPlan], ...]:
     )
 
 
-OPERATION = Operation(KIND, Slot.MEMORY, SaveMemoryPlan, steps, resumes=True)
+FAMILIES = (
+    "await the capture",
+    "release the capture",
+    "flush",
+    "finish the image",
+    "seal",
+    "publish",
+)
+OPERATION = Operation(KIND, Slot.MEMORY, SaveMemoryPlan, steps, FAMILIES, resumes=True)

@@ -20,9 +20,10 @@ from stillframe.operations.detail import action_of, inspect_with_volumes
 from stillframe.operations.disks import place_disks
 from stillframe.operations.listing import list_vms
 from stillframe.operations.log import Attempt, logged
+from stillframe.operations.mending import Mender
 from stillframe.operations.recovery import Recovery
 from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, SnapshotPage, VmPage, VmQuery, VmRef
-from stillframe.operations.runner import Claim, Runner
+from stillframe.operations.runner import About, Claim, Runner
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow, Slot
 
@@ -37,6 +38,7 @@ class UseCases:
         self.cluster = cluster
         self._runner = Runner(world)
         self.recovery = Recovery(self._runner)
+        self.mender = Mender(world, self.recovery)
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -100,7 +102,13 @@ class UseCases:
             with self._claim(vm, create.KIND, attempt) as claim:
                 vm = self.world.inventory.get_vm(vm.uuid)
                 plan = create.plan_create(
-                    self.world, self.cluster, vm, final_name, description, domain_memory=domain_memory
+                    self.world,
+                    self.cluster,
+                    vm,
+                    final_name,
+                    description,
+                    domain_memory=domain_memory,
+                    operation_uuid=claim.row.uuid,
                 )
                 told = claim.run(create.OPERATION, plan)
             if told["saving"] is not None:
@@ -249,7 +257,8 @@ class UseCases:
 
     @contextmanager
     def _claim(self, vm: Vm, kind: str, attempt: Attempt, *, settle: bool = True) -> Iterator[Claim]:
-        with self._runner.claim(vm.uuid, Slot.EXCLUSIVE, kind) as claim:
+        about = About(vm.uuid, vm.name, vm.tenant, attempt.snapshot)
+        with self._runner.claim(about, Slot.EXCLUSIVE, kind) as claim:
             attempt.operation_uuid = claim.row.uuid
             if settle:
                 self.recovery.settle(vm.uuid)

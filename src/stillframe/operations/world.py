@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from stillframe.operations.moments import Watch, unwatched
 from stillframe.ports.guests import Guests
 from stillframe.ports.hypervisor import CaptureKeeper, Inventory, PointInTimeFixer, Power
 from stillframe.ports.memory_store import MemoryStore
@@ -16,10 +17,15 @@ from stillframe.ports.volumes import Volumes
 
 @dataclass(frozen=True)
 class Limits:
-    """What the operator chose. ``memory_tenants``: None means every tenant has memory-snapshot space."""
+    """What the operator chose. ``memory_tenants``: None means every tenant has memory-snapshot space.
+
+    ``host_patience_s``: how long a hypervisor that cannot be reached is waited for, where giving up would leave
+    something half-done.
+    """
 
     max_chain_depth: int = 64
     memory_tenants: frozenset[str] | None = None
+    host_patience_s: float = 120.0
 
     def memory_space_open(self, tenant: str) -> bool:
         return self.memory_tenants is None or tenant in self.memory_tenants
@@ -38,5 +44,6 @@ class World:
     metadata: Metadata
     guests: Guests
     limits: Limits
+    watch: Watch = unwatched
     now_s: Callable[[], float] = time.time
     new_uuid: Callable[[], str] = field(default=lambda: str(uuid.uuid4()))

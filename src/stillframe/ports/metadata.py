@@ -40,10 +40,20 @@ ACTIVE_STATES = (OperationState.PLANNING, OperationState.RUNNING, OperationState
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a step is. ``rate_bytes_s`` is measured over the step so far; all 0 where nothing is counted."""
+
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate_bytes_s: int = 0
+
+
+@dataclass(frozen=True)
 class OperationRow:
     """One operation. ``plan`` is JSON text of the kind's plan. ``steps_done`` in order; times in Unix seconds.
 
-    ``slot`` is held exactly while ``state`` is active or, for ``LEFT``, never.
+    ``slot`` is held exactly while ``state`` is active or, for ``LEFT``, never. ``tenant``, ``vm_name`` and ``snapshot`` (a
+    name) are those of the beginning. The counts of bytes are those of ``step``.
     """
 
     uuid: str
@@ -55,8 +65,31 @@ class OperationRow:
     steps_done: tuple[str, ...]
     started_at: int
     ended_at: int | None
-    progress: int
     error: str
+    tenant: str = ""
+    vm_name: str = ""
+    snapshot: str = ""
+    step: str = ""
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate_bytes_s: int = 0
+    cancel_requested: bool = False
+
+
+@dataclass(frozen=True)
+class OperationFilter:
+    """Which operations a list shows; empty means all. ``since``/``until``: begun then or between, Unix seconds.
+
+    ``after``: the uuid of the last operation of the page before.
+    """
+
+    vm_uuid: str = ""
+    tenant: str = ""
+    states: tuple[OperationState, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    after: str = ""
+    limit: int = 100
 
 
 @dataclass(frozen=True)
@@ -173,14 +206,31 @@ class JournalRows(Protocol):
         ...
 
     def step_done(self, operation_uuid: str, step: str, *, committed: bool) -> None:
-        """``committed``: this step is the point of no return; the state becomes COMMITTED."""
+        """``committed``: this step is the point of no return; the state becomes COMMITTED.
+
+        Raises:
+            Refused: CANCELLED, when it would commit and its cancelling was requested; nothing is noted.
+        """
         ...
 
     def set_state(self, operation_uuid: str, state: OperationState, *, at: int, error: str = "") -> None:
         """An inactive state frees the slot."""
         ...
 
-    def set_progress(self, operation_uuid: str, progress: int) -> None: ...
+    def set_progress(self, operation_uuid: str, step: str, progress: Progress) -> None:
+        """How far this step is."""
+        ...
+
+    def request_cancel(self, operation_uuid: str) -> OperationState:
+        """Note the wish unless it comes too late; returns the state that decided.
+
+        PLANNING or RUNNING: it is noted, and the operation can no more commit. Any other state: nothing happens.
+        """
+        ...
+
+    def page(self, wanted: OperationFilter) -> list[OperationRow]:
+        """Newest first; at most ``limit``."""
+        ...
 
 
 class LogRows(Protocol):
@@ -230,8 +280,10 @@ __all__: Sequence[str] = (
     "LogLine",
     "LogRows",
     "Metadata",
+    "OperationFilter",
     "OperationRow",
     "OperationState",
+    "Progress",
     "Slot",
     "SnapshotRows",
     "Transaction",

@@ -6,6 +6,7 @@ that knows nothing of this code.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from stillframe.adapters.metadata.schema import operation_steps, operations, values_of
 from stillframe.adapters.metadata.uniqueness import is_unique
 from stillframe.domain.errors import ErrorCase, Failed, Refused
-from stillframe.ports.metadata import ACTIVE_STATES, OperationRow, OperationState, Slot
+from stillframe.ports.metadata import ACTIVE_STATES, OperationFilter, OperationRow, OperationState, Progress, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -61,6 +62,8 @@ class SqlJournal:
         current = self._require(operation_uuid)
         if committed and current.state not in (OperationState.RUNNING, OperationState.COMMITTED):
             raise Failed(ErrorCase.INTERNAL, f"operation {operation_uuid} is {current.state} and cannot commit")
+        if committed and current.state is OperationState.RUNNING and current.cancel_requested:
+            raise Refused(ErrorCase.CANCELLED, f"operation {operation_uuid}")
         if step not in current.steps_done:
             self._record_step(operation_uuid, step)
         if committed:
@@ -80,8 +83,35 @@ class SqlJournal:
         ended_at = at if key is None else None
         self._take(key, change.values(state=state, error=error, ended_at=ended_at, lock_key=key))
 
-    def set_progress(self, operation_uuid: str, progress: int) -> None:
-        self._update(operation_uuid, progress=progress)
+    def set_progress(self, operation_uuid: str, step: str, progress: Progress) -> None:
+        self._update(operation_uuid, step=step, **asdict(progress))
+
+    def request_cancel(self, operation_uuid: str) -> OperationState:
+        current = self._require(operation_uuid)
+        if current.state in (OperationState.PLANNING, OperationState.RUNNING):
+            self._update(operation_uuid, cancel_requested=True)
+        return current.state
+
+    def page(self, wanted: OperationFilter) -> list[OperationRow]:
+        table = operations.c
+        chosen: list[sa.ColumnElement[bool]] = []
+        if wanted.vm_uuid:
+            chosen.append(table.vm_uuid == wanted.vm_uuid)
+        if wanted.tenant:
+            chosen.append(table.tenant == wanted.tenant)
+        if wanted.states:
+            chosen.append(table.state.in_([str(state) for state in wanted.states]))
+        if wanted.since is not None:
+            chosen.append(table.started_at >= wanted.since)
+        if wanted.until is not None:
+            chosen.append(table.started_at <= wanted.until)
+        if wanted.after:
+            last = sa.select(table.id).where(table.uuid == wanted.after).scalar_subquery()
+            chosen.append(table.id < last)
+        page = sa.select(table.id).where(*chosen).order_by(table.id.desc()).limit(wanted.limit)
+        ids = list(self._connection.scalars(page))
+        # id, not time: a clock that is set back must not make a page miss or repeat a row
+        return self._load(table.id.in_(ids), newest_first=True)
 
     def _take(self, key: str | None, statement: sa.Insert | sa.Update) -> None:
         if is_unique(self._connection, statement):
@@ -117,7 +147,7 @@ class SqlJournal:
         found = self._load(chosen)
         return found[0] if found else None
 
-    def _load(self, chosen: sa.ColumnElement[bool]) -> list[OperationRow]:
+    def _load(self, chosen: sa.ColumnElement[bool], *, newest_first: bool = False) -> list[OperationRow]:
         steps: dict[str, list[str]] = {}
         for operation_uuid, step in self._connection.execute(
             sa.select(operation_steps.c.operation_uuid, operation_steps.c.step)
@@ -125,9 +155,8 @@ class SqlJournal:
             .order_by(operation_steps.c.operation_uuid, operation_steps.c.position)
         ):
             steps.setdefault(operation_uuid, []).append(step)
-        rows = self._connection.execute(
-            sa.select(operations).where(chosen).order_by(operations.c.started_at, operations.c.id)
-        )
+        order = (operations.c.id.desc(),) if newest_first else (operations.c.started_at, operations.c.id)
+        rows = self._connection.execute(sa.select(operations).where(chosen).order_by(*order))
         return [_operation(row, tuple(steps.get(row.uuid, ()))) for row in rows]
 
 
@@ -150,6 +179,13 @@ def _operation(row: sa.Row[Any], steps_done: tuple[str, ...]) -> OperationRow:
         steps_done=steps_done,
         started_at=row.started_at,
         ended_at=row.ended_at,
-        progress=row.progress,
         error=row.error,
+        tenant=row.tenant,
+        vm_name=row.vm_name,
+        snapshot=row.snapshot,
+        step=row.step,
+        bytes_done=row.bytes_done,
+        bytes_total=row.bytes_total,
+        rate_bytes_s=row.rate_bytes_s,
+        cancel_requested=bool(row.cancel_requested),
     )

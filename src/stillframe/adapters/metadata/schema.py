@@ -71,6 +71,15 @@ def _number(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=False)
 
 
+def _added_text(name: str) -> sa.Column[str]:
+    """A column that came with a later version: rows of before have its empty value."""
+    return sa.Column(name, AnyText, nullable=False, server_default="")
+
+
+def _added_number(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
 def _row_id() -> sa.Column[int]:
     return sa.Column("id", _ROW_ID, primary_key=True, autoincrement=True)
 
@@ -108,6 +117,7 @@ snapshots = sa.Table(
     _text("definition_xml"),
     _text("definition_checksum"),
     _text("screenshot_checksum"),
+    _added_text("operation_uuid"),  # what created it
     sa.UniqueConstraint("vm_uuid", "name"),
     sa.UniqueConstraint("vm_uuid", "seq"),
     sa.UniqueConstraint("vm_uuid", "uuid"),
@@ -195,15 +205,24 @@ operations = sa.Table(
     _text("plan"),
     _number("started_at"),
     sa.Column("ended_at", sa.BigInteger),
-    _number("progress"),
     _text("error"),
     # The VM and the slot, while the operation is active: this unique column is law 6.
     sa.Column("lock_key", AnyText, unique=True),
+    _added_text("tenant"),
+    _added_text("vm_name"),
+    _added_text("snapshot"),
+    _added_text("step"),
+    _added_number("bytes_done"),
+    _added_number("bytes_total"),
+    _added_number("rate_bytes_s"),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint(
         "(lock_key IS NULL) = (state NOT IN ({}))".format(", ".join(f"'{state.value}'" for state in ACTIVE_STATES)),
         name="lock_held_while_active",
     ),
     sa.Index(None, "state"),
+    sa.Index(None, "vm_uuid", "id"),
+    sa.Index(None, "tenant", "id"),
 )
 
 operation_steps = sa.Table(

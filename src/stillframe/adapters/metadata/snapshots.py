@@ -171,6 +171,7 @@ def _snapshot(row: sa.Row[Any], disks: tuple[DiskSnapshot, ...], memory: MemoryS
         disks=disks,
         memory=memory,
         screenshot_checksum=row.screenshot_checksum,
+        operation_uuid=row.operation_uuid,
     )
 
 

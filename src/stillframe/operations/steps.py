@@ -1,0 +1,88 @@
+"""What an operation is made of: steps that act, undo and record, and the families that a suite can enumerate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter
+
+from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.operations.work import Work
+from stillframe.operations.world import World
+from stillframe.ports.metadata import Slot, Transaction
+
+P = TypeVar("P")
+_NUMBER = re.compile(r"\d+")
+
+
+class Scratch(dict[str, Any]):
+    """What one step tells a later one within a run. Never durable: undo and recovery work from the plan alone.
+
+    ``work`` takes the progress of long steps, and says when they are to stop.
+    """
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.work = work
+
+
+Do = Callable[[World, P, Scratch], None]
+Undo = Callable[[World, P], None]
+Record = Callable[[Transaction, P, Scratch], None]
+
+
+def nothing(_world: World, _plan: Any, _scratch: Scratch) -> None:
+    """A step that only changes rows, or only marks the point of no return."""
+
+
+@dataclass(frozen=True)
+class Step(Generic[P]):
+    """One step. ``do`` and ``undo`` are idempotent; ``record`` changes rows together with the done-mark.
+
+    ``commits``: the point of no return lies behind this step. ``name`` is unique in its plan.
+    """
+
+    name: str
+    do: Do[P] = nothing
+    undo: Undo[P] | None = None
+    record: Record[P] | None = None
+    commits: bool = False
+
+    @property
+    def family(self) -> str:
+        """The name without the numbers that a plan gives: "merge *: commit"."""
+        return _NUMBER.sub("*", self.name)
+
+
+@dataclass(frozen=True)
+class Operation(Generic[P]):
+    """A kind of operation. ``steps`` is a pure function of the plan.
+
+    ``families`` names every step that a plan can have: whoever adds a step adds it here, or nothing runs; the suite
+    that kills and fails operations at each step takes its list from here.
+    ``resumes``: interrupted before its point of no return it is tried forward again first (saving memory goes on in
+    QEMU while we were away).
+    """
+
+    kind: str
+    slot: Slot
+    plan_type: type[P]
+    steps: Callable[[P], tuple[Step[P], ...]]
+    families: tuple[str, ...]
+    resumes: bool = False
+
+    def steps_of(self, plan: P) -> tuple[Step[P], ...]:
+        found = self.steps(plan)
+        strange = [step.name for step in found if step.family not in self.families]
+        if strange:
+            raise Failed(ErrorCase.INTERNAL, f"{self.kind} does not declare its steps {', '.join(strange)}")
+        return found
+
+    def encode(self, plan: P) -> str:
+        return TypeAdapter(self.plan_type).dump_json(plan).decode()
+
+    def decode(self, text: str) -> P:
+        return TypeAdapter(self.plan_type).validate_json(text)

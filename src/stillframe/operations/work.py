@@ -1,0 +1,58 @@
+"""A running operation as its steps see it: they tell how far they are, and hear that they are to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.ports.metadata import Metadata, Progress
+
+_NOTE_EVERY_S = 0.5
+
+
+class Work:
+    """One operation under way. ``note`` may be called as often as a step likes; few calls reach the database."""
+
+    def __init__(self, metadata: Metadata, operation_uuid: str, *, cancel_requested: bool) -> None:
+        self._metadata = metadata
+        self._operation_uuid = operation_uuid
+        self._cancelled = threading.Event()
+        if cancel_requested:
+            self._cancelled.set()
+        self.begin_step("")
+
+    def begin_step(self, step: str) -> None:
+        """What is noted from now on is this step's. Nothing is written."""
+        self._step = step
+        self._begun_at = time.monotonic()
+        self._begun_bytes: int | None = None
+        self._noted_at: float | None = None
+
+    def note(self, bytes_done: int, bytes_total: int) -> bool:
+        """So many bytes of so many. True when it was written down, so that others may follow the rhythm."""
+        now = time.monotonic()
+        if self._begun_bytes is None:
+            # what a resumed step finds done was not done at this step's rate
+            self._begun_bytes, self._begun_at = bytes_done, now
+        if self._noted_at is not None and now - self._noted_at < _NOTE_EVERY_S:
+            return False
+        self._noted_at = now
+        passed_s = now - self._begun_at
+        rate = int((bytes_done - self._begun_bytes) / passed_s) if passed_s > 0 else 0
+        with self._metadata.write() as tx:
+            tx.journal.set_progress(self._operation_uuid, self._step, Progress(bytes_done, bytes_total, max(0, rate)))
+        return True
+
+    def cancel(self) -> None:
+        """``check`` refuses from now on; the journal has noted it before."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Called by steps before the point of no return, in their long waits.
+
+        Raises:
+            Refused: CANCELLED.
+        """
+        if self._cancelled.is_set():
+            raise Refused(ErrorCase.CANCELLED, f"operation {self._operation_uuid}")
