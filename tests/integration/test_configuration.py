@@ -6,7 +6,9 @@ The embedded driver has one owner, so the VM is changed while the service is sto
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from integration.conftest import Take
 from stillframe.domain.errors import ErrorCase
+from stillframe.operations.checksum import text_checksum
 from support.ledger import checksums, head_checksums
 from support.offline import definition, file_disk, image, offline, write
 from support.refusal import must_refuse_post
@@ -181,3 +184,32 @@ def test_the_memory_of_a_renamed_vm_is_refused_and_its_disks_come_back(take: Tak
     vm.start()
     vm.await_ticks(10)
     assert vm.witness().torn() == []
+
+
+def test_a_configuration_that_libvirt_refuses_is_refused_before_anything_is_lost(take: Take) -> None:
+    """As after an upgrade of QEMU that no longer knows the snapshot's machine type."""
+    vm = take("one", boot=True)
+    vm.create("before")
+    change_saved_definition(vm, "before", lambda xml: re.sub(r"machine='[^']*'", "machine='pc-q35-99.0'", xml))
+    now = definition(vm.service, vm.name)
+    desc = must_refuse_post(vm, ErrorCase.HYPERVISOR_FAILED, f"{SNAPSHOT}/rollback", name="before")
+    assert "pc-q35-99.0" in desc
+    vm.await_ticks(20)
+    assert vm.witness().jumps() == [], "it goes on"
+    assert definition(vm.service, vm.name) == now
+    vm.delete("before")
+
+
+def change_saved_definition(vm: Vm, name: str, change: Callable[[str], str]) -> None:
+    """As if the snapshot had been taken so: the checksum fits."""
+    with closing(sqlite3.connect(vm.service.state / "stillframe.db")) as database, database:
+        mine = (vm.uuid, name)
+        (xml,) = database.execute(
+            "SELECT definition_xml FROM snapshots WHERE vm_uuid = ? AND name = ?", mine
+        ).fetchone()
+        changed = change(xml)
+        assert changed != xml
+        database.execute(
+            "UPDATE snapshots SET definition_xml = ?, definition_checksum = ? WHERE vm_uuid = ? AND name = ?",
+            (changed, text_checksum(changed), *mine),
+        )
