@@ -61,7 +61,7 @@ def operation(story: Story) -> Operation[Plan]:
         return Step(name, do, undo, commits=commits)
 
     steps = (step("a"), step("b"), step("c", commits=True), step("d"))
-    return Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: steps, ("a", "b", "c", "d"))
+    return Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: steps, ("a", "b", "c", "d"), "c")
 
 
 def run(runner: Runner, plan: Plan) -> tuple[Story, StillframeError | None, OperationState]:
@@ -139,7 +139,9 @@ def test_the_plan_is_in_the_journal_before_the_first_step(runner: Runner) -> Non
         with world.metadata.read() as tx:
             seen.extend(tx.journal.active([VM]))
 
-    watched = Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: (Step("look", look),), ("look",))
+    watched = Operation(
+        "test", Slot.EXCLUSIVE, Plan, lambda _plan: (Step("look", look, commits=True),), ("look",), "look"
+    )
     with runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim:
         claim.run(watched, Plan("nowhere"))
     (row,) = seen
@@ -162,13 +164,16 @@ def the_active(runner: Runner) -> str:
 
 def simple(*steps: Step[Plan], resumes: bool = False) -> Operation[Plan]:
     families = tuple(step.family for step in steps)
-    return Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: steps, families, resumes)
+    (commit,) = (step.family for step in steps if step.commits)
+    return Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: steps, families, commit, resumes)
 
 
 def test_a_step_that_is_not_declared_keeps_everything_from_running(runner: Runner) -> None:
     """The suite that kills at every step takes its list from the declaration."""
     acted = Story()
-    undeclared = Operation("test", Slot.EXCLUSIVE, Plan, lambda _plan: (Step("new 1", tell("new", acted)),), ("old",))
+    undeclared = Operation(
+        "test", Slot.EXCLUSIVE, Plan, lambda _plan: (Step("new 1", tell("new", acted)),), ("old",), "old"
+    )
     with (
         pytest.raises(StillframeError, match="new 1"),
         runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim,

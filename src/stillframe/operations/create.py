@@ -275,4 +275,4 @@ FAMILIES = (
     "make durable",
     "publish",
 )
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, CreatePlan, steps, FAMILIES)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, CreatePlan, steps, FAMILIES, "publish")

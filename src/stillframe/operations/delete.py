@@ -184,4 +184,4 @@ FAMILIES = (
     "merge *: record",
     "merge *: drop",
 )
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, DeletePlan, steps, FAMILIES)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, DeletePlan, steps, FAMILIES, "unpublish")

@@ -286,7 +286,7 @@ FAMILIES = (
     "move the heads",
     "drop the old heads",
 )
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, RollbackPlan, steps, FAMILIES)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, RollbackPlan, steps, FAMILIES, "commit")
 
 
 def check_known(snapshot: Snapshot | None, vm: Vm, name: str) -> Snapshot:

@@ -128,4 +128,4 @@ FAMILIES = (
     "move the head",
     "drop the old head",
 )
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, VolumePlan, steps, FAMILIES)
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, VolumePlan, steps, FAMILIES, "move the head")

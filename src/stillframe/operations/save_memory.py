@@ -115,4 +115,4 @@ FAMILIES = (
     "seal",
     "publish",
 )
-OPERATION = Operation(KIND, Slot.MEMORY, SaveMemoryPlan, steps, FAMILIES, resumes=True)
+OPERATION = Operation(KIND, Slot.MEMORY, SaveMemoryPlan, steps, FAMILIES, "publish", resumes=True)

@@ -62,7 +62,7 @@ class Operation(Generic[P]):
     """A kind of operation. ``steps`` is a pure function of the plan.
 
     ``families`` names every step that a plan can have: whoever adds a step adds it here, or nothing runs; the suite
-    that kills and fails operations at each step takes its list from here.
+    that kills and fails operations at each step takes its list from here. ``point_of_no_return`` is the one that commits.
     ``resumes``: interrupted before its point of no return it is tried forward again first (saving memory goes on in
     QEMU while we were away).
     """
@@ -72,6 +72,7 @@ class Operation(Generic[P]):
     plan_type: type[P]
     steps: Callable[[P], tuple[Step[P], ...]]
     families: tuple[str, ...]
+    point_of_no_return: str
     resumes: bool = False
 
     def steps_of(self, plan: P) -> tuple[Step[P], ...]:
@@ -79,6 +80,8 @@ class Operation(Generic[P]):
         strange = [step.name for step in found if step.family not in self.families]
         if strange:
             raise Failed(ErrorCase.INTERNAL, f"{self.kind} does not declare its steps {', '.join(strange)}")
+        if [step.family for step in found if step.commits] != [self.point_of_no_return]:
+            raise Failed(ErrorCase.INTERNAL, f"{self.kind} must commit at {self.point_of_no_return}, and only there")
         return found
 
     def encode(self, plan: P) -> str:

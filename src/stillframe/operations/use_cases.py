@@ -225,9 +225,7 @@ class UseCases:
             with self._claim(vm, forget.KIND, attempt, settle=False) as claim:
                 with self.world.metadata.read() as tx:
                     rules.check_nothing_saving(vm, tx.snapshots.of_vm(vm.uuid))
-                self.world.power.ensure_off(vm.uuid)
-                claim.run(forget.OPERATION, forget.plan_forget(self.world, vm.uuid))
-            self.world.guests.delete(name)
+                claim.run(forget.OPERATION, forget.plan_forget(self.world, vm.uuid, name))
             self.recovery.forget_left(vm.uuid)
 
     def guest_console(self, name: str) -> str:

@@ -80,13 +80,14 @@ class LibvirtGuests:
             domain = conn.lookupByName(name)
             if domain.isActive():
                 domain.destroy()
+            # the definition goes last: it is what names the directory, should we be interrupted
+            if directory.parent == self._root and directory.is_dir():
+                shutil.rmtree(directory)
+                self._remove_root_if_empty()
             domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
 
         with self._connection.hurried_reaping():
             self._connection.call(f'delete guest "{name}"', act, timeout_s=120)
-        if directory.parent == self._root:
-            shutil.rmtree(directory)
-            self._remove_root_if_empty()
 
     def console_path(self, name: str) -> str:
         directory = self._connection.call(f'find guest "{name}"', lambda conn: _directory_of(conn, name))
