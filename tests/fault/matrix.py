@@ -93,6 +93,12 @@ def observe(lab: Lab, scenario: Scenario) -> Course:
     assert answer["scode"] == ErrorCase.STORAGE_FAILED.code, answer
     undone = tuple(at.step for at in lab.service.moments() if at.kind == own and at.phase == TAKEN_BACK)
     assert not scenario.is_done(lab)
+    again = _send(lab, scenario)
+    assert again is not None
+    assert again["scode"] == 0, again
+    settle(lab.service)
+    scenario.clean(lab)
+    settle(lab.service)
     return Course(moments, undone)
 
 

@@ -66,6 +66,7 @@ class StruckService(Service):
         self._striker = striker
         self._settings = settings
         self._struck_pid: int | None = None
+        self._numbers = 0
         self._strikes = self.state / "strikes.json"
         self._moments = self.state / "strikes.json.moments"
 
@@ -73,10 +74,12 @@ class StruckService(Service):
 
     def strike(self, *, kill: At | None = None, fail: tuple[At, ...] = (), always: tuple[At, ...] = ()) -> None:
         """From now on: die at ``kill``; fail once at each of ``fail``, at every time at ``always``."""
-        strikes = [{**asdict(at), "act": "fail", "once": True} for at in fail]
-        strikes += [{**asdict(at), "act": "fail", "once": False} for at in always]
+        self._numbers += 1
+        number = {"number": self._numbers}  # what was struck once before may be struck once again
+        strikes = [{**asdict(at), **number, "act": "fail", "once": True} for at in fail]
+        strikes += [{**asdict(at), **number, "act": "fail", "once": False} for at in always]
         if kill is not None:
-            strikes.append({**asdict(kill), "act": "kill", "once": True})
+            strikes.append({**asdict(kill), **number, "act": "kill", "once": True})
         fresh = self._strikes.with_suffix(".new")
         fresh.write_text(json.dumps(strikes))
         fresh.replace(self._strikes)
