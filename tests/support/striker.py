@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,17 @@ from stillframe.operations.moments import Moment
 from stillframe.settings import Settings
 
 FAIL_WORDS = "struck by the test"
+_HELD_POLL_S = 0.005
 
 
 class Strikes:
     """Reads at every moment what is to happen there, and notes every moment.
 
-    The file holds a JSON list of {"kind", "step", "phase", "act": "kill" | "fail", "once": bool}. Beside it lies
+    The file holds a JSON list of {"kind", "step", "phase", "act": "kill" | "fail" | "hold", "once": bool}. Beside it lies
     ``<file>.moments`` with a line "kind|step|phase" for each moment that came.
+
+    A hold has a "flag", too: a path. There the operation stands still, once, from when the file is made until it is
+    removed.
     """
 
     def __init__(self, path: str) -> None:
@@ -52,7 +57,15 @@ class Strikes:
             if strike["once"] and key in self._done:
                 continue
             self._done.add(key)
+            if strike["act"] == "hold":
+                self._hold(Path(strike["flag"]))
+                continue
             raise Failed(ErrorCase.STORAGE_FAILED, f"{FAIL_WORDS} at {name}")
+
+    def _hold(self, flag: Path) -> None:
+        flag.touch()
+        while flag.exists():
+            time.sleep(_HELD_POLL_S)
 
     def _wanted(self) -> list[dict[str, Any]]:
         try:

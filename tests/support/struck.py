@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,22 @@ class At:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.step or 'as a whole'}, {self.phase}"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Operations that stand still, each as long as its flag is there."""
+
+    flags: dict[At, Path]
+
+    def wait(self, *moments: At) -> None:
+        """Return when an operation stands at each of them; no moments means all."""
+        for at in moments or self.flags:
+            eventually(self.flags[at].exists, f"held at {at}", timeout_s=120, poll_s=0.005)
+
+    def release(self) -> None:
+        for flag in self.flags.values():
+            flag.unlink(missing_ok=True)
 
 
 class Striker:
@@ -80,9 +99,26 @@ class StruckService(Service):
         strikes += [{**asdict(at), **number, "act": "fail", "once": False} for at in always]
         if kill is not None:
             strikes.append({**asdict(kill), **number, "act": "kill", "once": True})
+        self._write(strikes)
+
+    def _write(self, strikes: list[dict[str, Any]]) -> None:
         fresh = self._strikes.with_suffix(".new")
         fresh.write_text(json.dumps(strikes))
         fresh.replace(self._strikes)
+
+    @contextmanager
+    def held(self, *moments: At) -> Iterator[Hold]:
+        """Inside, the first operation that comes to one of these moments stands still there until the block ends.
+
+        Nothing else is struck meanwhile.
+        """
+        hold = Hold({at: self.state / f"held-{uuid.uuid4()}" for at in moments})
+        self._write([{**asdict(at), "act": "hold", "once": True, "flag": str(flag)} for at, flag in hold.flags.items()])
+        try:
+            yield hold
+        finally:
+            self.spare()
+            hold.release()
 
     def spare(self) -> None:
         self._strikes.unlink(missing_ok=True)
