@@ -107,13 +107,17 @@ class StruckService(Service):
         fresh.replace(self._strikes)
 
     @contextmanager
-    def held(self, *moments: At) -> Iterator[Hold]:
+    def held(self, *moments: At, every: bool = False) -> Iterator[Hold]:
         """Inside, the first operation that comes to one of these moments stands still there until the block ends.
+
+        ``every``: not the first alone, but each that comes.
 
         Nothing else is struck meanwhile.
         """
         hold = Hold({at: self.state / f"held-{uuid.uuid4()}" for at in moments})
-        self._write([{**asdict(at), "act": "hold", "once": True, "flag": str(flag)} for at, flag in hold.flags.items()])
+        self._write(
+            [{**asdict(at), "act": "hold", "once": not every, "flag": str(flag)} for at, flag in hold.flags.items()]
+        )
         try:
             yield hold
         finally:
