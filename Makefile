@@ -21,7 +21,8 @@ up: setup ## the service with the witness guest in the foreground, for trying th
 	@$(AS_ROOT) $(PYTHON) scripts/demo.py up
 
 test: setup ## the whole test suite, real guests included
-	$(AS_ROOT) $(PYTHON) -m pytest
+	@# two lanes on two cores; each has its own services, libvirts and directories
+	$(AS_ROOT) $(PYTHON) scripts/lanes.py
 
 test-fast: setup ## unit and contract tests, no guest, no service, under a minute
 	@# two halves on two cores; each has its own processes and directories
