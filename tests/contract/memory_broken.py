@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
 
 from stillframe.adapters.memory.local import LocalMemoryStore
 from stillframe.domain.errors import ErrorCase, Failed, Refused
+from stillframe.ports.memory_store import StoredFile, StoredKind
 
 
 class ErrorThoughStored(LocalMemoryStore):
@@ -119,7 +121,7 @@ class SealedIsWritable(LocalMemoryStore):
 class DropsAll(LocalMemoryStore):
     def ensure_dropped(self, memory_uuid: str) -> None:
         for owned in self.list_owned():
-            super().ensure_dropped(owned)
+            super().ensure_dropped(owned.uuid)
 
 
 class DropsCapturesOnly(LocalMemoryStore):
@@ -127,6 +129,58 @@ class DropsCapturesOnly(LocalMemoryStore):
         path = Path(self.capture_path(memory_uuid))
         if not path.exists() or path.stat().st_mode & 0o200:
             super().ensure_dropped(memory_uuid)
+
+
+class ListsEveryName(LocalMemoryStore):
+    """Takes whatever lies in the store for its own."""
+
+    def list_owned(self) -> list[StoredFile]:
+        directories = ((StoredKind.MEMORY, self._memory), (StoredKind.SCREENSHOT, self._screenshots))
+        return [
+            StoredFile(kind, path.name.partition(".")[0], str(path), path.lstat().st_blocks * 512, unfinished=False)
+            for kind, directory in directories
+            if directory.exists()
+            for path in sorted(directory.iterdir())
+        ]
+
+
+class ListsLengths(LocalMemoryStore):
+    """Says how long a file is, holes included, instead of what it occupies."""
+
+    def list_owned(self) -> list[StoredFile]:
+        return [replace(file, size_bytes=Path(file.path).stat().st_size) for file in super().list_owned()]
+
+
+class ForgetsScreenshots(LocalMemoryStore):
+    def list_owned(self) -> list[StoredFile]:
+        return [file for file in super().list_owned() if file.kind is StoredKind.MEMORY]
+
+
+class TakesUnfinishedForFinished(LocalMemoryStore):
+    def list_owned(self) -> list[StoredFile]:
+        return [replace(file, unfinished=False) for file in super().list_owned()]
+
+
+class LengthIgnored(LocalMemoryStore):
+    def check_length(self, memory_uuid: str, checksum: str) -> None:
+        if not Path(self.capture_path(memory_uuid)).exists():
+            raise Failed(ErrorCase.MEMORY_DAMAGED, f"{memory_uuid} is missing")
+
+
+class LengthOfNothing(LocalMemoryStore):
+    """A file that is not there cannot be too short."""
+
+    def check_length(self, memory_uuid: str, checksum: str) -> None:
+        if Path(self.capture_path(memory_uuid)).exists():
+            super().check_length(memory_uuid, checksum)
+
+
+class LengthFailureIsDamage(LocalMemoryStore):
+    def check_length(self, memory_uuid: str, checksum: str) -> None:
+        try:
+            super().check_length(memory_uuid, checksum)
+        except Failed as failure:
+            raise Failed(ErrorCase.MEMORY_DAMAGED, failure.desc) from failure
 
 
 class TakesAnyName(LocalMemoryStore):
@@ -171,6 +225,13 @@ BROKEN: tuple[tuple[type[LocalMemoryStore], str], ...] = (
     (SealedIsWritable, "check_seal_is_repeatable_and_read_only"),
     (DropsAll, "check_drop_takes_this_one_only"),
     (DropsCapturesOnly, "check_drop_takes_this_one_only"),
+    (ListsEveryName, "check_list_owned_takes_only_names_of_the_store"),
+    (ListsLengths, "check_list_owned_says_what_is_occupied"),
+    (ForgetsScreenshots, "check_list_owned_has_screenshots_and_unfinished_ones"),
+    (TakesUnfinishedForFinished, "check_list_owned_has_screenshots_and_unfinished_ones"),
+    (LengthIgnored, "check_length_is_looked_at_alone"),
+    (LengthOfNothing, "check_length_of_a_missing_file_is_damage"),
+    (LengthFailureIsDamage, "check_length_failure_is_not_damage"),
     (TakesAnyName, "check_no_path_is_made_of_anything_but_a_uuid"),
     (ScreenshotFailureIsAbsence, "check_screenshot_failure_is_not_absence"),
     (ScreenshotUnchecked, "check_screenshot_damage_is_found"),

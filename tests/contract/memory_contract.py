@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
-from stillframe.ports.memory_store import MemoryStore
+from stillframe.ports.memory_store import MemoryStore, StoredKind
 
 MIB = 1 << 20
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
@@ -223,6 +223,38 @@ def check_verify_finds_a_truncated_file(bench: MemoryBench) -> None:
             bench.store.verify(memory_uuid, checksum)
 
 
+def check_length_is_looked_at_alone(bench: MemoryBench) -> None:
+    """It is cheap: damage inside is not its business."""
+    memory_uuid = bench.captured(*some_extents())
+    checksum, _ = bench.store.seal(memory_uuid)
+    bench.damage(memory_uuid, 2 * MIB)
+    bench.store.check_length(memory_uuid, checksum)
+    for length, word in ((5 * MIB, "truncated"), (6 * MIB, "too long")):
+        os.truncate(bench.file(memory_uuid), length)
+        with ends_with(Failed, ErrorCase.MEMORY_DAMAGED, memory_uuid, word):
+            bench.store.check_length(memory_uuid, checksum)
+    with ends_with(Failed, ErrorCase.MEMORY_DAMAGED, memory_uuid):
+        bench.store.check_length(memory_uuid, "blake3:00")
+
+
+def check_length_of_a_missing_file_is_damage(bench: MemoryBench) -> None:
+    memory_uuid = bench.captured(*some_extents())
+    checksum, _ = bench.store.seal(memory_uuid)
+    bench.file(memory_uuid).unlink()
+    with ends_with(Failed, ErrorCase.MEMORY_DAMAGED, memory_uuid, "missing"):
+        bench.store.check_length(memory_uuid, checksum)
+
+
+def check_length_failure_is_not_damage(bench: MemoryBench) -> None:
+    memory_uuid = bench.captured(*some_extents())
+    checksum, _ = bench.store.seal(memory_uuid)
+    path = bench.file(memory_uuid)
+    path.unlink()
+    path.symlink_to(path)
+    with ends_with(Failed, ErrorCase.STORAGE_FAILED):
+        bench.store.check_length(memory_uuid, checksum)
+
+
 def check_verify_finds_a_missing_file(bench: MemoryBench) -> None:
     memory_uuid = bench.captured(*some_extents())
     checksum, _ = bench.store.seal(memory_uuid)
@@ -259,7 +291,7 @@ def check_drop_takes_this_one_only(bench: MemoryBench) -> None:
     bench.store.seal(other)
     for memory_uuid in (capture, sealed, sealed, new_uuid()):
         bench.store.ensure_dropped(memory_uuid)
-    assert bench.store.list_owned() == [other]
+    assert [file.uuid for file in bench.store.list_owned()] == [other]
     with ends_with(Failed, ErrorCase.MEMORY_DAMAGED):
         bench.store.verify(sealed, checksum)
 
@@ -269,7 +301,35 @@ def check_list_owned_takes_only_names_of_the_store(bench: MemoryBench) -> None:
     made = sorted(bench.captured((0, b"x")) for _ in range(3))
     for name in ("notes.txt", "x.mem", new_uuid(), new_uuid().upper() + ".mem"):
         (bench.file(made[0]).parent / name).write_bytes(b"")
-    assert bench.store.list_owned() == made
+    (bench.file(made[0]).parent / f"{new_uuid()}.mem").mkdir()
+    (bench.file(made[0]).parent / f"{new_uuid()}.mem").symlink_to(bench.file(made[0]))
+    assert [file.uuid for file in bench.store.list_owned()] == made
+    assert {(file.kind, file.unfinished) for file in bench.store.list_owned()} == {(StoredKind.MEMORY, False)}
+    assert [file.path for file in bench.store.list_owned()] == [str(bench.file(one)) for one in made]
+
+
+def check_list_owned_says_what_is_occupied(bench: MemoryBench) -> None:
+    memory_uuid = bench.captured((0, os.urandom(MIB)), length_bytes=64 * MIB)
+    (file,) = bench.store.list_owned()
+    assert file.size_bytes == bench.file(memory_uuid).stat().st_blocks * 512
+    assert MIB <= file.size_bytes < 2 * MIB
+
+
+def check_list_owned_has_screenshots_and_unfinished_ones(bench: MemoryBench) -> None:
+    memory_uuid, (one, two) = bench.captured((0, b"x")), sorted([new_uuid(), new_uuid()])
+    bench.store.put_screenshot(one, PNG)
+    picture = bench.screenshot_file(one)
+    unfinished = picture.with_name(f"{two}.png.part")
+    unfinished.write_bytes(b"half")
+    (picture.parent / "notes.png").write_bytes(b"")
+    found = [(file.kind, file.uuid, file.path, file.unfinished) for file in bench.store.list_owned()]
+    assert found == [
+        (StoredKind.MEMORY, memory_uuid, str(bench.file(memory_uuid)), False),
+        (StoredKind.SCREENSHOT, one, str(picture), False),
+        (StoredKind.SCREENSHOT, two, str(unfinished), True),
+    ]
+    bench.store.drop_screenshot(two)
+    assert [file.uuid for file in bench.store.list_owned()] == [memory_uuid, one]
 
 
 def check_location_is_a_url(bench: MemoryBench) -> None:
@@ -285,6 +345,7 @@ def check_no_path_is_made_of_anything_but_a_uuid(bench: MemoryBench) -> None:
             partial(store.ensure_capture_file, wrong, 0),
             partial(store.seal, wrong),
             partial(store.verify, wrong, ""),
+            partial(store.check_length, wrong, ""),
             partial(store.ensure_dropped, wrong),
             partial(store.location, wrong),
             partial(store.put_screenshot, wrong, PNG),

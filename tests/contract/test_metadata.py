@@ -278,6 +278,19 @@ class TestSnapshots:
 
 
 class TestLayers:
+    def test_the_vms_with_rows_are_known(self, metadata: Metadata) -> None:
+        with metadata.write() as tx:
+            assert tx.layers.vm_uuids() == []
+            tx.snapshots.insert(a_snapshot("a", vm_uuid=OTHER_VM))
+            tx.layers.insert_volume(Volume("vol", VM, "vda", "layer", "/d"))
+            tx.layers.insert_layer(Layer("layer", "vol", None, "/d/l", "qcow2", foreign=True))
+            tx.snapshots.insert(a_snapshot("a"))
+            assert tx.layers.vm_uuids() == [VM, OTHER_VM]
+        with metadata.write() as tx:
+            for snapshot in tx.snapshots.of_vm(OTHER_VM):
+                tx.snapshots.remove(snapshot.uuid)
+            assert tx.layers.vm_uuids() == [VM]
+
     def test_volumes_and_layers_come_back(self, metadata: Metadata) -> None:
         with metadata.write() as tx:
             chain = add_volume(tx, "vol", depth=3)

@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from contract.volumes_bench import run
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
 from stillframe.domain.errors import ErrorCase, Failed
-from stillframe.ports.volumes import ImageInfo
+from stillframe.ports.volumes import ImageInfo, OwnedFile
 
 
 class Unbroken(Qcow2Volumes):
@@ -94,9 +95,80 @@ class FollowsTheChain(Unbroken):
 
 
 class ListsEverything(Unbroken):
-    def list_owned(self, directory: str) -> list[str]:
+    def list_owned(self, directory: str) -> list[OwnedFile]:
         path = Path(directory)
-        return sorted(str(entry) for entry in path.iterdir()) if path.is_dir() else []
+        found = sorted(path.iterdir()) if path.is_dir() else []
+        return [OwnedFile(str(one), one.stem, one.stat().st_blocks * 512, unfinished=False) for one in found]
+
+
+class ForgetsUnfinished(Unbroken):
+    def list_owned(self, directory: str) -> list[OwnedFile]:
+        return [file for file in super().list_owned(directory) if not file.unfinished]
+
+
+class SaysLengths(Unbroken):
+    """How long a file is instead of what it occupies."""
+
+    def list_owned(self, directory: str) -> list[OwnedFile]:
+        return [replace(file, size_bytes=Path(file.path).stat().st_size + 1) for file in super().list_owned(directory)]
+
+    def probe_size(self, path: str) -> int | None:
+        return Path(path).stat().st_size + 1 if super().probe_size(path) is not None else None
+
+
+class SizeFailureIsAbsence(Unbroken):
+    def probe_size(self, path: str) -> int | None:
+        try:
+            return super().probe_size(path)
+        except Failed:
+            return None
+
+
+class BelievesNames(Unbroken):
+    """Two names are two files."""
+
+    def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
+        info = super().probe_image(path, image_format)
+        return info and replace(info, real_path=path)
+
+
+class SeesNoDamage(Unbroken):
+    def probe_damage(self, path: str, image_format: str) -> str:
+        super().probe_damage(path, image_format)
+        return ""
+
+
+class RepairsDamage(Unbroken):
+    """Looks by mending."""
+
+    def probe_damage(self, path: str, image_format: str) -> str:
+        words = super().probe_damage(path, image_format)
+        if words:
+            subprocess.run(["qemu-img", "check", "-q", "-r", "all", path], check=False, capture_output=True)
+        return words
+
+
+class LeaksAreDamage(Unbroken):
+    def probe_damage(self, path: str, image_format: str) -> str:
+        done = subprocess.run(["qemu-img", "check", "-q", "-f", image_format, path], check=False, capture_output=True)
+        return "" if done.returncode in (0, 63) else "qemu-img check finds corruption"
+
+
+class OpenIsSound(Unbroken):
+    """What cannot be looked at is taken for sound."""
+
+    def probe_damage(self, path: str, image_format: str) -> str:
+        try:
+            return super().probe_damage(path, image_format)
+        except Failed:
+            return ""
+
+
+class DropsTheNeighbour(Unbroken):
+    """Takes an unfinished file for a part of the finished one."""
+
+    def ensure_dropped(self, path: str) -> None:
+        super().ensure_dropped(path.removesuffix(".part"))
 
 
 class CommitLosesZeroes(Unbroken):
@@ -184,6 +256,16 @@ BROKEN: tuple[tuple[type[Unbroken], str], ...] = (
     (FollowsTheChain, "check_probe_does_not_follow_the_chain"),
     (ListsEverything, "check_list_owned_takes_only_names_of_the_service"),
     (ListsEverything, "check_list_owned_failure_is_not_emptiness"),
+    (ForgetsUnfinished, "check_list_owned_tells_unfinished_files"),
+    (SaysLengths, "check_list_owned_tells_unfinished_files"),
+    (SaysLengths, "check_size_is_what_is_occupied"),
+    (SizeFailureIsAbsence, "check_size_is_what_is_occupied"),
+    (BelievesNames, "check_probe_follows_links_to_the_file"),
+    (SeesNoDamage, "check_damage_is_found_and_soundness_is_said"),
+    (RepairsDamage, "check_damage_is_found_and_soundness_is_said"),
+    (LeaksAreDamage, "check_leaked_space_is_no_damage"),
+    (OpenIsSound, "check_damage_that_cannot_be_looked_for"),
+    (DropsTheNeighbour, "check_drop_of_an_unfinished_file_takes_it_alone"),
     (CommitLosesZeroes, "check_commit_moves_data_zeroes_and_discards"),
     (CommitDoesNotGrow, "check_commit_grows_the_base"),
     (CommitDoesNotShrink, "check_commit_of_a_smaller_top_uncovers_nothing_above"),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
+import subprocess
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +92,111 @@ def check_list_owned_takes_only_names_of_the_service(bench: VolumesBench) -> Non
     ):
         (bench.owned_directory / name).write_bytes(b"")
     (bench.owned_directory / f"{uuid.uuid4()}.qcow2").mkdir()
-    assert bench.volumes.list_owned(str(bench.owned_directory)) == made
+    assert paths_in(bench) == made
+
+
+def paths_in(bench: VolumesBench) -> list[str]:
+    return [file.path for file in bench.volumes.list_owned(str(bench.owned_directory))]
+
+
+def check_list_owned_tells_unfinished_files(bench: VolumesBench) -> None:
+    overlay = bench.overlay(bench.user_image("disk.qcow2"))
+    part = Path(bench.new_path() + ".part")
+    part.write_bytes(b"x" * MIB)
+    (bench.owned_directory / "disk.qcow2.part").write_bytes(b"")
+    found = bench.volumes.list_owned(str(bench.owned_directory))
+    told = {file.path: (file.uuid, file.size_bytes, file.unfinished) for file in found}
+    assert told == {
+        overlay: (Path(overlay).stem, Path(overlay).stat().st_blocks * 512, False),
+        str(part): (part.name.partition(".")[0], part.stat().st_blocks * 512, True),
+    }
+
+
+def check_drop_of_an_unfinished_file_takes_it_alone(bench: VolumesBench) -> None:
+    overlay = bench.overlay(bench.user_image("disk.qcow2"))
+    part = Path(overlay + ".part")
+    linked = Path(bench.new_path() + ".part")
+    part.write_bytes(b"half")
+    linked.symlink_to(overlay)
+    for _ in range(2):
+        bench.volumes.ensure_dropped(str(part))
+    assert names_in(bench.owned_directory) == {Path(overlay).name, linked.name}
+    for path in (linked, bench.owned_directory / "notes.part"):
+        with fails_with(ErrorCase.STORAGE_FAILED, str(path)):
+            bench.volumes.ensure_dropped(str(path))
+    part.write_bytes(b"half")
+    bench.volumes.ensure_dropped(overlay)
+    assert names_in(bench.owned_directory) == {linked.name}
+
+
+def check_size_is_what_is_occupied(bench: VolumesBench) -> None:
+    for path in (bench.overlay(bench.user_image("disk.qcow2")), str(bench.directory / "disk.qcow2")):
+        assert bench.volumes.probe_size(path) == Path(path).stat().st_blocks * 512
+    assert bench.volumes.probe_size(bench.new_path()) is None
+    loop = bench.directory / "loop.qcow2"
+    loop.symlink_to(loop)
+    with fails_with(ErrorCase.STORAGE_FAILED, str(loop)):
+        bench.volumes.probe_size(str(loop))
+
+
+def check_probe_follows_links_to_the_file(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    linked = bench.directory / "linked.qcow2"
+    linked.symlink_to(base)
+    assert bench.probe(str(linked)).real_path == bench.probe(base).real_path == os.path.realpath(base)
+    assert bench.probe(str(linked)).path == str(linked)
+
+
+def check_damage_is_found_and_soundness_is_said(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2", size_bytes=2 * MIB)
+    overlay = bench.overlay(base)
+    bench.write(overlay, "qcow2", "write -P 5 0 64k")
+    for path in (base, overlay):
+        assert bench.volumes.probe_damage(path, "qcow2") == ""
+    assert bench.volumes.probe_damage(bench.user_image("disk.raw", "raw"), "raw") == ""
+    before = Path(base).read_bytes()
+    # the first L2 table: entries that point where two clusters would share a place
+    header = Path(base).read_bytes()[:104]
+    (l1_offset,) = struct.unpack(">Q", header[40:48])
+    with Path(base).open("r+b") as file:
+        file.seek(l1_offset)
+        (l2_entry,) = struct.unpack(">Q", file.read(8))
+        file.seek(l2_entry & 0x00FFFFFFFFFFFE00)
+        first = file.read(8)
+        file.write(first)
+    damaged = Path(base).read_bytes()
+    assert damaged != before
+    assert "corruption" in bench.volumes.probe_damage(base, "qcow2")
+    assert Path(base).read_bytes() == damaged, "looking repaired something"
+    assert bench.volumes.probe_damage(overlay, "qcow2") == ""
+
+
+def check_damage_that_cannot_be_looked_for(bench: VolumesBench) -> None:
+    """Not there, or written to at this moment: that is neither sound nor damaged."""
+    base = bench.user_image("disk.qcow2")
+    with fails_with(ErrorCase.STORAGE_FAILED):
+        bench.volumes.probe_damage(bench.new_path(), "qcow2")
+    with bench.held_open(base, "qcow2"), fails_with(ErrorCase.STORAGE_FAILED, base):
+        bench.volumes.probe_damage(base, "qcow2")
+
+
+def check_leaked_space_is_no_damage(bench: VolumesBench) -> None:
+    """A QEMU that is killed leaves clusters that are counted and used by nobody."""
+    base = bench.user_image("disk.qcow2", size_bytes=2 * MIB)
+    with Path(base).open("r+b") as file:
+        file.seek(48)
+        (table_offset,) = struct.unpack(">Q", file.read(8))
+        file.seek(table_offset)
+        (block_offset,) = struct.unpack(">Q", file.read(8))
+        file.seek(block_offset)
+        block = file.read(65536)
+        unused = next(at for at in range(0, len(block), 2) if block[at : at + 2] == b"\0\0")
+        file.seek(block_offset + unused)
+        file.write(struct.pack(">H", 1))
+        file.truncate((unused // 2 + 1) * 65536)
+    said = subprocess.run(["qemu-img", "check", "-f", "qcow2", base], capture_output=True, check=False)
+    assert said.returncode == 3, said.stdout
+    assert bench.volumes.probe_damage(base, "qcow2") == ""
 
 
 def check_list_owned_failure_is_not_emptiness(bench: VolumesBench) -> None:

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
+
+
+class StoredKind(StrEnum):
+    MEMORY = "memory"
+    SCREENSHOT = "screenshot"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the store. ``uuid`` owns it: a memory state's, or for a screenshot its snapshot's.
+
+    ``size_bytes`` is what it occupies. ``unfinished``: its writing was cut off before it got its final name.
+    """
+
+    kind: StoredKind
+    uuid: str
+    path: str
+    size_bytes: int
+    unfinished: bool
 
 
 class MemoryStore(Protocol):
@@ -36,6 +57,14 @@ class MemoryStore(Protocol):
         """
         ...
 
+    def check_length(self, memory_uuid: str, checksum: str) -> None:
+        """What can be said of a memory file without reading it: it is there and has the length that was saved.
+
+        Raises:
+            Failed: MEMORY_DAMAGED when it is missing or has another length; STORAGE_FAILED when it cannot be looked at.
+        """
+        ...
+
     def is_unchanged(self, memory_uuid: str) -> bool:
         """This process has hashed the file whole, and by the file system's word nobody has touched it since.
 
@@ -65,6 +94,6 @@ class MemoryStore(Protocol):
 
     def drop_screenshot(self, snapshot_uuid: str) -> None: ...
 
-    def list_owned(self) -> list[str]:
-        """The uuids of every memory file in the store, for doctor."""
+    def list_owned(self) -> list[StoredFile]:
+        """Every file in the store with a name that the store gives, memory first, then by uuid."""
         ...

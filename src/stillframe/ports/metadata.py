@@ -155,6 +155,10 @@ class SnapshotRows(Protocol):
 class LayerRows(Protocol):
     """Volumes and layers of a VM, and what refers to them."""
 
+    def vm_uuids(self) -> list[str]:
+        """The VMs that have a volume or a snapshot, by uuid."""
+        ...
+
     def volumes(self, vm_uuid: str) -> list[Volume]: ...
 
     def layers(self, vm_uuid: str) -> list[Layer]: ...
@@ -268,6 +272,16 @@ class Metadata(Protocol):
 
     def cluster_uuid(self) -> str:
         """This service's stable cluster uuid, drawn once."""
+        ...
+
+    def problems(self) -> list[str]:
+        """What the database itself finds wrong with what it holds, in words; empty when it is sound.
+
+        Reads all of it. A row that refers to one that does not exist is a problem, too.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be asked.
+        """
         ...
 
     def close(self) -> None: ...

@@ -12,7 +12,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What an image file's own header says. ``backing_path`` is absolute or "" ; ``disk_bytes`` is what it occupies."""
+    """What an image file's own header says. ``backing_path`` is absolute or "" ; ``disk_bytes`` is what it occupies.
+
+    ``real_path`` is where the file lies when every symbolic link on the way is followed: two names of one file agree in it.
+    """
 
     path: str
     format: str
@@ -20,6 +23,20 @@ class ImageInfo:
     disk_bytes: int
     backing_path: str
     backing_format: str
+    real_path: str = ""
+
+
+@dataclass(frozen=True)
+class OwnedFile:
+    """A file with a name that this service gives. ``uuid`` is the name's; ``size_bytes`` is what it occupies.
+
+    ``unfinished``: it was being made (or its making was cut off) and never got its final name.
+    """
+
+    path: str
+    uuid: str
+    size_bytes: int
+    unfinished: bool
 
 
 class Volumes(Protocol):
@@ -64,9 +81,26 @@ class Volumes(Protocol):
         ...
 
     def ensure_dropped(self, path: str) -> None:
-        """The file is gone, durably, and so is the directory made for it when that is empty now."""
+        """The file is gone, durably, and so is the directory made for it when that is empty now.
+
+        Of an unfinished file's path only that goes; with a finished one's path an unfinished one beside it goes too.
+        """
         ...
 
-    def list_owned(self, directory: str) -> list[str]:
-        """Absolute paths, sorted, of the files with names that this service gives (uuid.qcow2); empty without directory."""
+    def list_owned(self, directory: str) -> list[OwnedFile]:
+        """The files with names that this service gives, finished or not, by path; empty when there is no directory."""
+        ...
+
+    def probe_size(self, path: str) -> int | None:
+        """The bytes that the file occupies, whatever is in it; None when no file exists."""
+        ...
+
+    def probe_damage(self, path: str, image_format: str) -> str:
+        """What a check of the image's whole structure finds wrong, in words; "" when nothing, or nothing can be checked.
+
+        Reads metadata only, not data: seconds for a large image. Space that is lost, but harmless, is not damage.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be looked at, also because somebody writes to it.
+        """
         ...

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from stillframe.adapters.memory.sparse_checksum import PREFIX, checksum_of, parse_checksum
+from stillframe.adapters.memory.sparse_checksum import PREFIX, Checksum, checksum_of, parse_checksum
 from stillframe.adapters.memory.writeback import write_back_gently
 from stillframe.domain.errors import ErrorCase, Failed, Refused
+from stillframe.ports.memory_store import StoredFile, StoredKind
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -122,10 +123,7 @@ class LocalMemoryStore:
                 STORAGE_FAILED when it cannot be read.
         """
         path = self.capture_path(memory_uuid)
-        try:
-            expected = parse_checksum(checksum)
-        except ValueError as error:
-            raise Failed(ErrorCase.MEMORY_DAMAGED, f"memory state {memory_uuid}: {error}") from error
+        expected = _parsed(memory_uuid, checksum)
         with _storage_errors(path):
             try:
                 with _opened(path) as descriptor:
@@ -140,18 +138,33 @@ class LocalMemoryStore:
                 raise _damaged(memory_uuid, "its file is missing") from None
         return path
 
+    def check_length(self, memory_uuid: str, checksum: str) -> None:
+        """The file is there and as long as its checksum says; nothing is read.
+
+        Raises:
+            Failed: MEMORY_DAMAGED, as ``verify``; STORAGE_FAILED when it cannot be looked at.
+        """
+        path = self.capture_path(memory_uuid)
+        expected = _parsed(memory_uuid, checksum)
+        with _storage_errors(path):
+            try:
+                with _opened(path) as descriptor:
+                    length = os.fstat(descriptor).st_size
+            except FileNotFoundError:
+                raise _damaged(memory_uuid, "its file is missing") from None
+        if length != expected.length_bytes:
+            raise _damaged(memory_uuid, _of_other_length(length, expected.length_bytes))
+
     def ensure_dropped(self, memory_uuid: str) -> None:
         """Neither a capture nor a sealed file of this uuid is left, durably. Repeatable."""
         _ensure_removed(self.capture_path(memory_uuid))
 
-    def list_owned(self) -> list[str]:
-        """The uuids of every memory file, captures included, sorted; empty when the store does not exist yet."""
-        with _storage_errors(str(self._memory)):
-            try:
-                paths = list(self._memory.iterdir())
-            except FileNotFoundError:
-                return []
-        return sorted(path.stem for path in paths if path.suffix == _MEMORY_SUFFIX and _UUID.fullmatch(path.stem))
+    def list_owned(self) -> list[StoredFile]:
+        """Every memory file, captures included, then every screenshot, each by uuid; empty when there is no store yet."""
+        return [
+            *_listed(self._memory, StoredKind.MEMORY, (_MEMORY_SUFFIX,)),
+            *_listed(self._screenshots, StoredKind.SCREENSHOT, (_SCREENSHOT_SUFFIX, _SCREENSHOT_SUFFIX + _PART_SUFFIX)),
+        ]
 
     def put_screenshot(self, snapshot_uuid: str, png: bytes) -> str:
         """Store durably, whole or not at all; returns "blake3:…" over the bytes. Repeatable with the same bytes.
@@ -201,6 +214,34 @@ class LocalMemoryStore:
         if stat.S_ISREG(mode) and stat.S_IMODE(mode) == _SEALED_MODE:
             raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: is sealed already; what is published never changes")
         Path(path).unlink()
+
+
+def _listed(directory: Path, kind: StoredKind, suffixes: tuple[str, ...]) -> list[StoredFile]:
+    found: list[StoredFile] = []
+    with _storage_errors(str(directory)):
+        try:
+            paths = list(directory.iterdir())
+        except FileNotFoundError:
+            return []
+        for path in paths:
+            uuid, dot, rest = path.name.partition(".")
+            if _UUID.fullmatch(uuid) is None or dot + rest not in suffixes:
+                continue
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue  # it went while the directory was read
+            if stat.S_ISREG(status.st_mode):
+                unfinished = rest.endswith(_PART_SUFFIX)
+                found.append(StoredFile(kind, uuid, str(path), status.st_blocks * _BLOCK_BYTES, unfinished))
+    return sorted(found, key=lambda file: (file.uuid, file.unfinished))
+
+
+def _parsed(memory_uuid: str, checksum: str) -> Checksum:
+    try:
+        return parse_checksum(checksum)
+    except ValueError as error:
+        raise Failed(ErrorCase.MEMORY_DAMAGED, f"memory state {memory_uuid}: {error}") from error
 
 
 def _checked(uuid: str) -> str:

@@ -14,6 +14,7 @@ from stillframe.adapters.metadata.journal import SqlJournal
 from stillframe.adapters.metadata.layers import SqlLayers
 from stillframe.adapters.metadata.log import SqlLog
 from stillframe.adapters.metadata.migrations import bring_up_to_date
+from stillframe.adapters.metadata.problems import find_problems
 from stillframe.adapters.metadata.schema import service_facts
 from stillframe.adapters.metadata.snapshots import SqlSnapshots
 from stillframe.domain.errors import ErrorCase, Failed, Refused
@@ -66,6 +67,11 @@ class SqlMetadata:
 
     def cluster_uuid(self) -> str:
         return self._cluster_uuid
+
+    def problems(self) -> list[str]:
+        """SQLite's own check of its file, and every reference between rows, which no database checks again later."""
+        with storage_errors():
+            return find_problems(self._engines.reader)
 
     def close(self) -> None:
         """Repeatable. Transactions must have ended."""

@@ -18,6 +18,10 @@ class SqlLayers:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
+    def vm_uuids(self) -> list[str]:
+        found = sa.union(sa.select(volumes.c.vm_uuid), sa.select(snapshots.c.vm_uuid))
+        return sorted(self._connection.scalars(found))
+
     def volumes(self, vm_uuid: str) -> list[Volume]:
         """By target, then by uuid."""
         rows = self._connection.execute(

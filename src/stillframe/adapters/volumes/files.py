@@ -26,6 +26,7 @@ _PART_SUFFIX = ".part"
 _OWNED_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.qcow2")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _VANISHED_TRIES = 5
+_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
 
 
 @contextmanager
@@ -41,6 +42,16 @@ def storage_errors(path: str) -> Iterator[None]:
 def is_owned_name(path: str) -> bool:
     """The name is one that this service gives: a canonical lower-case uuid and ``.qcow2``."""
     return _OWNED_NAME.fullmatch(Path(path).name) is not None
+
+
+def is_part_name(path: str) -> bool:
+    """The name is that of an image which is being made: an owned name and ``.part``."""
+    name = Path(path).name
+    return name.endswith(_PART_SUFFIX) and is_owned_name(name.removesuffix(_PART_SUFFIX))
+
+
+def occupied_bytes(status: os.stat_result) -> int:
+    return status.st_blocks * _BLOCK_BYTES
 
 
 def check_absolute(path: str) -> None:
@@ -163,6 +174,18 @@ def remove_file(path: Path) -> None:
     finally:
         if descriptor is not None:
             _close_later(descriptor)
+
+
+def remove_part(part: Path) -> None:
+    """An unfinished file is gone, durably; so is its directory when ours and empty. Its finished neighbour stays."""
+    if _kind(part) not in (None, stat.S_IFREG):
+        raise Failed(ErrorCase.STORAGE_FAILED, f"{part}: is not a regular file; this service did not make it")
+    try:
+        part.unlink(missing_ok=True)
+        sync_directory(part.parent)
+        remove_directory_if_empty(part.parent)
+    except FileNotFoundError:
+        return
 
 
 def _unlink_open(path: Path) -> int | None:

@@ -15,9 +15,10 @@ from typing import Any
 from stillframe.adapters.volumes import files
 from stillframe.adapters.volumes.qemu_img import QemuImg
 from stillframe.domain.errors import ErrorCase, Failed
-from stillframe.ports.volumes import ImageInfo
+from stillframe.ports.volumes import ImageInfo, OwnedFile
 
 _DAY_S = 24 * 3600.0
+_CHECKED = (0, 2, 3)  # qemu-img-check(1): nothing found, corruptions, leaks; 1 is a check that did not come to its end
 
 
 class Qcow2Volumes:
@@ -128,15 +129,22 @@ class Qcow2Volumes:
     def ensure_dropped(self, path: str) -> None:
         """The file is gone, durably, and so is its ``stillframe-…`` directory when that is empty now. Repeatable.
 
+        An unfinished file beside it goes too; given the unfinished one's path, that one alone.
+
         Raises:
             Failed: STORAGE_FAILED, also when the name is not one that this service gives; then nothing was deleted.
         """
+        if files.is_part_name(path):
+            files.check_absolute(path)
+            with files.storage_errors(path):
+                files.remove_part(Path(path))
+            return
         files.check_owned(path)
         with files.storage_errors(path):
             files.remove_file(Path(path))
 
-    def list_owned(self, directory: str) -> list[str]:
-        """Absolute paths of the regular files named <uuid>.qcow2, sorted; empty when the directory does not exist.
+    def list_owned(self, directory: str) -> list[OwnedFile]:
+        """The regular files named <uuid>.qcow2 or <uuid>.qcow2.part, by path; empty when there is no directory.
 
         Raises:
             Failed: STORAGE_FAILED when it could not be read.
@@ -145,13 +153,44 @@ class Qcow2Volumes:
         with files.storage_errors(directory):
             try:
                 with os.scandir(directory) as entries:
-                    return sorted(
-                        entry.path
-                        for entry in entries
-                        if files.is_owned_name(entry.name) and entry.is_file(follow_symlinks=False)
-                    )
+                    found = [_owned_file(entry) for entry in entries if entry.is_file(follow_symlinks=False)]
             except FileNotFoundError:
                 return []
+        return sorted((file for file in found if file is not None), key=lambda file: file.path)
+
+    def probe_size(self, path: str) -> int | None:
+        """The bytes that the file occupies; None when it is proved absent.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be looked at.
+        """
+        files.check_absolute(path)
+        with files.storage_errors(path):
+            try:
+                return files.occupied_bytes(Path(path).stat())
+            except FileNotFoundError:
+                return None
+
+    def probe_damage(self, path: str, image_format: str) -> str:
+        """What ``qemu-img check`` finds corrupt; "" for a sound image and for a raw one, which has no structure.
+
+        Leaked clusters are no damage: a QEMU that was killed leaves some.
+
+        Raises:
+            Failed: STORAGE_FAILED when the check could not be made, also because somebody writes to the image.
+        """
+        if image_format != "qcow2":
+            return ""
+        self._existing(path, image_format)
+        arguments = ["check", "--output=json", "-f", image_format, path]
+        text = self._qemu_img.run(arguments, path, self._commit_timeout_s, accepted=_CHECKED)
+        try:
+            corruptions, errors = (int(json.loads(text).get(key, 0)) for key in ("corruptions", "check-errors"))
+        except (ValueError, AttributeError) as error:
+            raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: qemu-img check gave an unknown answer") from error
+        if errors:
+            raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: qemu-img check could not read {errors} places")
+        return f"qemu-img check: {corruptions} corruptions" if corruptions else ""
 
     def _existing(self, path: str, image_format: str) -> ImageInfo:
         image = self.probe_image(path, image_format)
@@ -177,6 +216,17 @@ class Qcow2Volumes:
         self._qemu_img.run([*arguments, part, str(backing.virtual_bytes)], part, self._call_timeout_s)
 
 
+def _owned_file(entry: os.DirEntry[str]) -> OwnedFile | None:
+    unfinished = files.is_part_name(entry.name)
+    if not unfinished and not files.is_owned_name(entry.name):
+        return None
+    try:
+        size_bytes = files.occupied_bytes(entry.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return None  # it went while the directory was read
+    return OwnedFile(entry.path, entry.name.partition(".")[0], size_bytes, unfinished)
+
+
 def _exists(path: str) -> bool:
     with files.storage_errors(path):
         try:
@@ -198,6 +248,7 @@ def _parse_info(path: str, text: str) -> ImageInfo:
             disk_bytes=int(said["actual-size"]),
             backing_path=_backing_path(path, said),
             backing_format=str(said.get("backing-filename-format", "")),
+            real_path=os.path.realpath(path),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: qemu-img info gave an unknown answer: {error!r}") from error

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
@@ -33,13 +33,14 @@ class QemuImg:
     program: str = "qemu-img"
     lock_wait_s: float = 10.0
 
-    def run(self, arguments: Sequence[str], path: str, timeout_s: float) -> str:
+    def run(self, arguments: Sequence[str], path: str, timeout_s: float, *, accepted: Collection[int] = (0,)) -> str:
         """Standard output of a call that succeeded.
 
         Args:
             arguments: sub-command, options and files.
             path: the file that the call is about; errors name it.
             timeout_s: longest run of one attempt.
+            accepted: exit statuses that are no failure.
 
         Raises:
             Failed: SPACE_EXHAUSTED or STORAGE_FAILED, with qemu-img's words; the process has ended.
@@ -48,7 +49,7 @@ class QemuImg:
         give_up_at = time.monotonic() + self.lock_wait_s
         while True:
             returncode, output, words = self._once(arguments, path, timeout_s)
-            if returncode == 0:
+            if returncode in accepted:
                 return output
             locked = any(lock in words for lock in _LOCKED)
             if not locked or time.monotonic() >= give_up_at:
