@@ -21,6 +21,7 @@ from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.tree import Node, SnapshotTree, build_tree
 from stillframe.http.app import create_app
+from stillframe.operations.doctor import Report
 from stillframe.operations.requests import Cluster, SnapshotPage, VmPage
 from stillframe.operations.use_cases import UseCases
 from stillframe.settings import Settings
@@ -107,6 +108,8 @@ class StubUseCases(UseCases):
             "inspect": an_info(),
             "create_guest": VM,
             "guest_console": "/run/console.log",
+            "doctor": Report((), (), 1, deep=False),
+            "repair": Report((), (), 1, deep=False),
         }
 
     def __getattribute__(self, name: str) -> Any:

@@ -15,6 +15,7 @@ CALLS = {
     "listSnapshots", "getSnapshot", "getSnapshotTree", "getHeadSnapshot", "createSnapshot", "modifySnapshot",
     "rollbackSnapshot", "rollbackVolumes", "deleteSnapshot", "getScreenshot", "listVms", "inspectVm", "startVm",
     "shutdownVm", "shutoffVm", "getVersion", "assignVm", "createGuest", "deleteGuest", "getGuestConsole",
+    "getDoctor", "repairByDoctor",
 }  # fmt: skip
 
 

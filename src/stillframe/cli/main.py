@@ -1,6 +1,7 @@
 """The command line: starts the service, and is otherwise a client of its HTTP API.
 
-Exit codes: 0 done, 1 the service said no (its message in both languages on stderr), 2 wrong usage, 3 no service runs.
+Exit codes: 0 done, 1 the service said no (its message in both languages on stderr), 2 wrong usage, 3 no service runs,
+4 doctor found something that is still so when it ends.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import typer
 from pydantic import ValidationError
 
 from stillframe.cli.client import EXIT_FAILED, EXIT_NO_SERVICE, CliError, call
+from stillframe.cli.doctor import lines_of
 from stillframe.settings import Settings
 
 log = logging.getLogger("stillframe.cli")
 
 EXIT_USAGE = 2
+EXIT_FOUND = 4
 PORT_MAX = 65535
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _LISTEN = re.compile(r"(?:\[[0-9a-fA-F:.%]+\]|[^:\s/\[\]]+):([0-9]{1,5})")
@@ -145,6 +148,28 @@ def delete_guest(name: Annotated[str, typer.Argument(metavar="NAME")], state: St
 def guest_console(name: Annotated[str, typer.Argument(metavar="NAME")], state: State = None) -> None:
     """Print the path of the file that the guest's console is written to."""
     typer.echo(call(_service(state), "GET", "/v1/stillframe/guest/console", params={"name": name})["path"])
+
+
+@app.command()
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what has exactly one right answer.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read memory files and the structure of layers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field of the API.")] = False,
+    state: State = None,
+) -> None:
+    """Compare database, files and hypervisor; ends with 4 when something is found, or left after --repair."""
+    service = _service(state)
+    if repair:
+        data = call(service, "POST", "/v1/stillframe/doctor/repair", json={"deep": deep})
+    else:
+        data = call(service, "GET", "/v1/stillframe/doctor", params={"deep": str(deep).lower()})
+    if as_json:
+        typer.echo(json.dumps(data, ensure_ascii=False, indent=2))
+    else:
+        for line in lines_of(data, _table):
+            typer.echo(_printable(line))
+    if data["findings"]:
+        raise typer.Exit(EXIT_FOUND)
 
 
 @app.command()

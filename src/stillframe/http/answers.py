@@ -12,9 +12,11 @@ from pydantic_core import CoreSchema
 
 from stillframe.domain.compute import ComputeInfo, ComputeInspectInfo
 from stillframe.domain.errors import StillframeError
+from stillframe.domain.findings import Finding
 from stillframe.domain.snapshot import MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.tree import SnapshotTree
 from stillframe.http.envelope import EmptyData, Failure, Success, failure_of
+from stillframe.operations.doctor import Report
 from stillframe.operations.requests import Cluster, SnapshotPage, VmPage
 
 SCREENSHOT_PATH = "/v1/compute/vsd/snapshot/screenshot"
@@ -115,6 +117,83 @@ class VersionData(BaseModel):
     version: Annotated[str, Field(description="Stillframe's version.")]
     cluster_uuid: str
     cluster_name: str
+
+
+class FindingInfo(BaseModel):
+    """One thing that is not as it should be; docs/operating.md lists the kinds."""
+
+    kind: Annotated[str, Field(description="Its kind; stable for ever.")]
+    compute_uuid: Annotated[str, Field(description="The virtual machine's uuid; empty: of none that is known.")]
+    compute_name: Annotated[str, Field(description="Its name; empty where libvirt does not know it.")]
+    snapshots: Annotated[list[str], Field(description="The names of the snapshots that need it.")]
+    path: Annotated[str, Field(description="The file; empty: none.")]
+    uuid: Annotated[str, Field(description="The layer's, memory state's, snapshot's, operation's or machine's uuid.")]
+    size_bytes: Annotated[
+        int, Field(description="What the file occupies; of a missing memory state what it did; 0: none or not known.")
+    ]
+    message: Annotated[str, Field(description="What the kind means, in English.")]
+    message_cn: Annotated[str, Field(description="What the kind means, in Chinese.")]
+    desc: Annotated[str, Field(description="What was seen.")]
+    repairable: Annotated[bool, Field(description="Whether a repair would be tried now.")]
+    remedy: Annotated[str, Field(description="What the repair would do; else what a person can do; in English.")]
+    remedy_cn: Annotated[str, Field(description="The same in Chinese.")]
+
+
+class NotRepaired(FindingInfo):
+    why: Annotated[str, Field(description="Why the repair was not done.")]
+
+
+class BusyInfo(BaseModel):
+    compute_uuid: str
+    compute_name: str
+    operation: Annotated[str, Field(description="The kind of the operation under way.")]
+    since: Annotated[int, Field(description="When it began, Unix seconds.")]
+
+
+class DoctorData(BaseModel):
+    findings: Annotated[list[FindingInfo], Field(description="By virtual machine; after a repair: what is left.")]
+    busy: Annotated[
+        list[BusyInfo], Field(description="Virtual machines that were not looked at: something works there.")
+    ]
+    repaired: Annotated[list[FindingInfo], Field(description="What a repair has repaired; empty after a look.")]
+    not_repaired: Annotated[list[NotRepaired], Field(description="What a repair has tried or wanted, but not done.")]
+    vms: Annotated[int, Field(description="Virtual machines with snapshots that were looked at.")]
+    deep: Annotated[bool, Field(description="Whether memory files and the structure of layers were read, too.")]
+
+
+def doctor_data(report: Report) -> DoctorData:
+    return DoctorData(
+        findings=[FindingInfo(**_finding(finding)) for finding in report.findings],
+        busy=[
+            BusyInfo(compute_uuid=vm.vm_uuid, compute_name=vm.vm_name, operation=vm.operation, since=vm.since)
+            for vm in report.busy
+        ],
+        repaired=[FindingInfo(**_finding(repair.finding)) for repair in report.repairs if not repair.error],
+        not_repaired=[
+            NotRepaired(**_finding(repair.finding), why=repair.error) for repair in report.repairs if repair.error
+        ],
+        vms=report.vms,
+        deep=report.deep,
+    )
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    words = finding.kind.words
+    return {
+        "kind": finding.kind.value,
+        "compute_uuid": finding.vm_uuid,
+        "compute_name": finding.vm_name,
+        "snapshots": list(finding.snapshots),
+        "path": finding.path,
+        "uuid": finding.uuid,
+        "size_bytes": finding.size_bytes,
+        "message": words.message,
+        "message_cn": words.message_cn,
+        "desc": finding.desc,
+        "repairable": finding.repairable,
+        "remedy": finding.remedy,
+        "remedy_cn": finding.remedy_cn,
+    }
 
 
 def snapshot_data(snapshot: Snapshot, base_url: str) -> GetVsdSnapshotResponse:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from stillframe.http.answers import ConsoleData, GuestData, VersionData
+from stillframe.http.answers import ConsoleData, DoctorData, GuestData, VersionData, doctor_data
 from stillframe.http.door import CallerOf, DoorOf, answer, answers
 from stillframe.http.parsing import StrictRoute, refuse_repeated
-from stillframe.http.schemas import AssignBody, GuestBody, GuestDeleteBody, GuestParams
+from stillframe.http.schemas import AssignBody, DoctorParams, GuestBody, GuestDeleteBody, GuestParams, RepairBody
 
 router = APIRouter(
     prefix="/v1/stillframe", tags=["stillframe"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)]
@@ -50,3 +50,15 @@ async def delete_guest(body: GuestDeleteBody, door: DoorOf, caller: CallerOf) ->
 async def guest_console(params: Annotated[GuestParams, Query()], door: DoorOf) -> Response:
     """Where a witness guest's console is written."""
     return answer(ConsoleData(path=await door.look(door.use_cases.guest_console, params.name)))
+
+
+@router.get("/doctor", operation_id="getDoctor", responses=answers(DoctorData))
+async def doctor(params: Annotated[DoctorParams, Query()], door: DoorOf) -> Response:
+    """Compare database, files and hypervisor, and name everything that does not agree. Nothing is changed."""
+    return answer(doctor_data(await door.look(door.use_cases.doctor, params.deep)))
+
+
+@router.post("/doctor/repair", operation_id="repairByDoctor", responses=answers(DoctorData))
+async def repair(body: RepairBody, door: DoorOf, caller: CallerOf) -> Response:
+    """Repair what has exactly one right answer; `findings` is what is left after it."""
+    return answer(doctor_data(await door.act(door.use_cases.repair, bool(body.deep), caller)))

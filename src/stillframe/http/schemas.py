@@ -245,6 +245,19 @@ class GuestBody(Body):
         )
 
 
+class DoctorParams(BaseModel):
+    deep: Annotated[
+        QueryBool,
+        Field(description="Also read all memory files and check the structure of all layers, which takes its time."),
+    ] = False
+
+
+class RepairBody(Body):
+    deep: Annotated[
+        bool | None, Field(description="Whether the look after the repair is a deep one, as of the other call.")
+    ] = None
+
+
 class GuestDeleteBody(Body):
     name: Annotated[str, Field(min_length=1, pattern=GUEST_NAME, description="The witness guest's name.")]
 

@@ -29,6 +29,11 @@ class PlacedDisk:
     known: bool
 
 
+def is_our_directory(name: str) -> bool:
+    """The name is one that this service gives to the directories of its layers, of whatever cluster."""
+    return _OUR_DIRECTORY.fullmatch(name) is not None
+
+
 def volume_uuid_for(vm_uuid: str, path: str) -> str:
     return str(uuid.uuid5(_VOLUME_NAMES, f"{vm_uuid}:{path}"))
 
@@ -68,7 +73,7 @@ def place_disks(
 
 def _adopt(vm: Vm, disk: Disk, cluster_uuid: str) -> PlacedDisk:
     path = PurePosixPath(disk.path)
-    if _OUR_DIRECTORY.fullmatch(path.parent.name):
+    if is_our_directory(path.parent.name):
         raise Refused(
             ErrorCase.DISK_DRIFTED, f"disk {disk.target} of {vm.described} is on {disk.path}, which no record knows"
         )

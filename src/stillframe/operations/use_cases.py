@@ -18,10 +18,12 @@ from stillframe.domain.vm import Vm
 from stillframe.operations import create, delete, forget, rollback, rollback_volumes
 from stillframe.operations.detail import action_of, inspect_with_volumes
 from stillframe.operations.disks import place_disks
+from stillframe.operations.doctor import Doctor, Report
 from stillframe.operations.listing import list_vms
 from stillframe.operations.log import Attempt, logged
 from stillframe.operations.mending import Mender
 from stillframe.operations.recovery import Recovery
+from stillframe.operations.repair import Repairs
 from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, SnapshotPage, VmPage, VmQuery, VmRef
 from stillframe.operations.runner import About, Claim, Runner
 from stillframe.operations.world import World
@@ -39,6 +41,8 @@ class UseCases:
         self._runner = Runner(world)
         self.recovery = Recovery(self._runner)
         self.mender = Mender(world, self.recovery)
+        self._doctor = Doctor(world, cluster)
+        self._repairs = Repairs(self._runner, self.recovery, self._doctor, cluster)
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -230,6 +234,13 @@ class UseCases:
 
     def guest_console(self, name: str) -> str:
         return self.world.guests.console_path(name)
+
+    def doctor(self, deep: bool) -> Report:
+        return self._doctor.look(deep=deep)
+
+    def repair(self, deep: bool, caller: Caller) -> Report:
+        with logged(self.world, Attempt(caller, "doctor repair")):
+            return self._repairs.repair(deep=deep)
 
     # --- shared ------------------------------------------------------------------------------------------------
 
