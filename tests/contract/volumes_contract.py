@@ -169,6 +169,8 @@ def check_damage_is_found_and_soundness_is_said(bench: VolumesBench) -> None:
     assert "corruption" in bench.volumes.probe_damage(base, "qcow2")
     assert Path(base).read_bytes() == damaged, "looking repaired something"
     assert bench.volumes.probe_damage(overlay, "qcow2") == ""
+    Path(base).unlink()
+    assert bench.volumes.probe_damage(overlay, "qcow2") == "", "what it stands on is another file's matter"
 
 
 def check_damage_that_cannot_be_looked_for(bench: VolumesBench) -> None:

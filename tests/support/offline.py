@@ -27,6 +27,8 @@ def act(conn):
             conn.defineXML(words[0])
         elif what == "rename":
             conn.lookupByUUIDString(words[0]).rename(words[1], 0)
+        elif what == "undefine":
+            conn.lookupByUUIDString(words[0]).undefine()
 connection.call("prepare domains", act)
 connection.close()
 """
@@ -34,7 +36,7 @@ _GUEST_IMAGE = Path(sys.prefix) / "share" / "stillframe" / "guest"
 
 
 def offline(service: Service, *acts: Sequence[str]) -> None:
-    """Do these on the embedded driver: ("define", xml), ("rename", uuid, name)."""
+    """Do these on the embedded driver: ("define", xml), ("rename", uuid, name), ("undefine", uuid)."""
     command = [sys.executable, "-c", _PROGRAM, service.connect]
     done = subprocess.run(command, input=json.dumps(acts), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

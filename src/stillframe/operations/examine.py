@@ -105,11 +105,12 @@ def loose_leaves(records: VmRecords) -> list[Layer]:
 
 def _layers(look: Look) -> Iterator[Finding]:
     by_uuid = {layer.uuid: layer for layer in look.records.layers}
-    loose = {layer.uuid for layer in loose_leaves(look.records)}
+    loose = loose_leaves(look.records)
+    for layer in loose:
+        # its file may have gone already, or may be in any state: nobody reads it
+        yield _of(look, FindingKind.LOOSE_LAYER, layer, "", repairable=look.asked and look.vm is not None)
     for layer in look.records.layers:
-        if layer.uuid in loose:
-            # its file may have gone already, or may be in any state: nobody reads it
-            yield _of(look, FindingKind.LOOSE_LAYER, layer, "", repairable=look.asked and look.vm is not None)
+        if layer in loose:
             continue
         parent = by_uuid[layer.parent_uuid] if layer.parent_uuid is not None else None
         try:

@@ -182,7 +182,9 @@ class Qcow2Volumes:
         if image_format != "qcow2":
             return ""
         self._existing(path, image_format)
-        arguments = ["check", "--output=json", "-f", image_format, path]
+        # by itself, so that what it stands on may be missing or damaged
+        alone = {"driver": image_format, "backing": None, "file": {"driver": "file", "filename": path}}
+        arguments = ["check", "--output=json", f"json:{json.dumps(alone)}"]
         text = self._qemu_img.run(arguments, path, self._commit_timeout_s, accepted=_CHECKED)
         try:
             corruptions, errors = (int(json.loads(text).get(key, 0)) for key in ("corruptions", "check-errors"))
