@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from integration.conftest import Take, is_saving
+from stillframe.ports.metadata import OperationRow, OperationState, Slot
 from support import damage
 from support.damage import Expected
 from support.http_door import AnswerSchemas
@@ -258,28 +259,38 @@ def test_what_is_under_way_is_not_damage(take: Take) -> None:
 
 
 def test_a_busy_vm_is_said_and_left_alone(take: Take) -> None:
-    """Killed in the middle: whatever the restarted service is at, doctor says nothing that is not so."""
-    vm = take("two")
+    vm = take("one")
     vm.create("a")
-    vm.service.kill()
-    with damage.rows(vm.service) as tx:
-        snapshot = tx.snapshots.by_name(vm.uuid, "a")
-    assert snapshot is not None
     orphan = Path(damage.overlay(vm))
-    vm.service.start()
-    found = [f for f in vm.service.get(DOCTOR)["findings"] if f["compute_uuid"] == vm.uuid]
-    assert [(f["kind"], f["path"]) for f in found] == [("orphan_layer", str(orphan))]
-    answer = vm.service.post(REPAIR)
-    assert str(orphan) in [f["path"] for f in answer["repaired"]]
+    head = Path(damage.layers_of(vm)[0].path)
+    hidden = head.rename(head.with_suffix(".away"))
+    row = OperationRow(
+        damage.new_uuid(), vm.uuid, Slot.EXCLUSIVE, "test", OperationState.PLANNING, "", (), 1700000000, None, ""
+    )
+    with damage.rows(vm.service) as tx:
+        tx.journal.open(row)
+    try:
+        seen = vm.service.get(DOCTOR)
+        (busy,) = [busy for busy in seen["busy"] if busy["compute_uuid"] == vm.uuid]
+        assert (busy["compute_name"], busy["operation"], busy["since"]) == (vm.name, "test", 1700000000)
+        assert [f["kind"] for f in seen["findings"] if f["compute_uuid"] == vm.uuid] == ["orphan_layer"]
+        (refused,) = [f for f in vm.service.post(REPAIR)["not_repaired"] if f["path"] == str(orphan)]
+        assert "another operation is running" in refused["why"]
+        assert orphan.exists()
+        assert vm.name in run_doctor(vm.service).stdout
+    finally:
+        hidden.rename(head)
+        with damage.rows(vm.service) as tx:
+            tx.journal.set_state(row.uuid, OperationState.REFUSED, at=1)
+    assert str(orphan) in [f["path"] for f in vm.service.post(REPAIR)["repaired"]]
     assert not orphan.exists()
+    assert [f for f in vm.service.get(DOCTOR)["findings"] if f["compute_uuid"] == vm.uuid] == []
 
 
 def test_an_orphan_that_a_qemu_has_open_stays(take: Take) -> None:
     vm = take("one")
     vm.create("a")
-    vm.service.stop()
     path = damage.overlay(vm)
-    vm.service.start()
     with subprocess.Popen(["qemu-io", "-f", "qcow2", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdin is not None
         assert holder.stdout is not None

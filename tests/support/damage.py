@@ -42,7 +42,7 @@ def occupied(path: str | Path) -> int:
 
 @contextmanager
 def rows(service: Service) -> Iterator[Transaction]:
-    """A transaction in the database of a service that does not run."""
+    """A transaction in the service's database, beside the service or while it does not run."""
     with closing(open_metadata(f"sqlite:///{service.state / 'stillframe.db'}")) as metadata, metadata.write() as tx:
         yield tx
 

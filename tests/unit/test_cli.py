@@ -19,6 +19,8 @@ import pytest
 
 from stillframe.cli.main import main
 from stillframe.domain.errors import ErrorCase
+from stillframe.domain.findings import Finding, FindingKind
+from stillframe.operations.doctor import BusyVm, Repair, Report
 from stillframe.operations.requests import Caller, GuestSpec, VmPage, VmQuery, VmRef
 from stillframe.settings import Settings
 from support.http_door import CLUSTER, VM, DoorClient, a_row, refused
@@ -250,6 +252,62 @@ def test_a_broken_start_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch)
     result = run("serve")
     assert result.code == 1
     assert "ZeroDivisionError" in result.err
+
+
+def a_finding(**changes: Any) -> Finding:
+    found = Finding(FindingKind.ORPHAN_LAYER, VM, "测试", ("a", "b"), "/d/x.qcow2", "x", 200704, "it stands on y", True)
+    return replace(found, **changes)
+
+
+def test_doctor_ends_with_0_when_nothing_is_found(run: Run, state: Path, door: DoorClient) -> None:
+    door.stub.outcomes["doctor"] = Report((), (BusyVm(VM, "web", "create", 5),), 3, deep=False)
+    result = run("doctor", "--state", state)
+    assert (result.code, result.err) == (0, "")
+    assert "web" in result.out
+    assert "create" in result.out
+    assert door.stub.asked == [("doctor", False)]
+
+
+def test_doctor_ends_with_4_and_names_what_was_found(run: Run, state: Path, door: DoorClient) -> None:
+    missing = Finding(FindingKind.MISSING_MEMORY, path="/m/y.mem\x1b[2J", uuid="y", size_bytes=3 << 30)
+    door.stub.outcomes["doctor"] = Report((a_finding(), missing), (), 3, deep=True)
+    result = run("doctor", "--deep", "--state", state)
+    assert (result.code, result.err) == (4, "")
+    lines = result.out.splitlines()
+    assert lines[1].split() == ["vm", "snapshots", "kind", "size", "repair", "what"]
+    assert lines[2].split() == ["测试", "a,b", "orphan_layer", "196.0", "KiB", "yes", "/d/x.qcow2"]
+    assert lines[3].split() == ["-", "-", "missing_memory", "3.0", "GiB", "no", "/m/y.mem?[2J"]
+    for words in (FindingKind.ORPHAN_LAYER.words.repair, FindingKind.MISSING_MEMORY.words.advice_cn, "it stands on y"):
+        assert words in result.out
+    assert door.stub.asked == [("doctor", True)]
+
+
+def test_doctor_repairs_and_says_what_it_did(run: Run, state: Path, door: DoorClient) -> None:
+    repairs = (Repair(a_finding()), Repair(a_finding(path="/d/z.qcow2"), "it is open in a running QEMU"))
+    door.stub.outcomes["repair"] = Report((a_finding(path="/d/z.qcow2"),), (), 3, deep=False, repairs=repairs)
+    result = run("doctor", "--repair", "--state", state)
+    assert result.code == 4
+    assert "repaired / 已修复: 1" in result.out
+    assert "not repaired / 未修复: 1" in result.out
+    assert "open in a running QEMU" in result.out
+    assert door.stub.asked == [("repair", False, CALLER)]
+    door.stub.outcomes["repair"] = Report((), (), 3, deep=False, repairs=(Repair(a_finding()),))
+    assert run("doctor", "--repair", "--state", state).code == 0
+
+
+def test_doctor_as_json_is_the_calls_data(run: Run, state: Path, door: DoorClient) -> None:
+    door.stub.outcomes["doctor"] = Report((a_finding(),), (), 3, deep=False)
+    result = run("doctor", "--json", "--state", state)
+    assert result.code == 4
+    data = json.loads(result.out)
+    assert list(data) == ["findings", "busy", "repaired", "not_repaired", "vms", "deep"]
+    assert list(data["findings"][0]) == [
+        "kind", "compute_uuid", "compute_name", "snapshots", "path", "uuid", "size_bytes", "message", "message_cn",
+        "desc", "repairable", "remedy", "remedy_cn",
+    ]  # fmt: skip
+    door.stub.outcomes["doctor"] = refused(ErrorCase.STORAGE_FAILED, "the database")
+    result = run("doctor", "--json", "--state", state)
+    assert (result.code, result.out) == (1, "")
 
 
 def test_the_installed_program(state: Path, door: DoorClient) -> None:
