@@ -15,7 +15,7 @@ from stillframe.domain.errors import ErrorCase
 from stillframe.operations.recovery import OPERATIONS
 from support.lab import Lab, settle
 from support.ledger import check_census, checksums, head_checksums, rows
-from support.service import Vm
+from support.service import Vm, eventually
 from support.struck import At
 
 BEFORE, ACTED, NOTED, UNDOING, TAKEN_BACK = "before", "acted", "noted", "undoing", "taken back"
@@ -189,6 +189,7 @@ def run_cell(lab: Lab, scenario: Scenario, cell: Cell) -> Outcome:
     assert outcome in cell.outcomes, f"{outcome}, expected {cell.outcomes}; answered {answer}"
     _check_data(lab, vm, before, head, scenario, done=done)
     check_census(lab.service)
+    check_doctor(lab)
     if not done:
         again = _send(lab, scenario)
         assert again is not None
@@ -231,8 +232,7 @@ def _strike(lab: Lab, scenario: Scenario, cell: Cell) -> dict[str, Any] | None:
         assert cell.first is not None
         service.strike(fail=(cell.first,), always=(cell.at,))
         answer = _send(lab, scenario)
-        assert _left(lab), "a failed undo is left, and said"
-        service.spare()
+        _check_named_and_repaired(lab)
         return answer
     if cell.strike in (Strike.UNDO_KILLED_BEFORE, Strike.UNDO_KILLED_AFTER):
         assert cell.first is not None
@@ -251,6 +251,31 @@ def _strike(lab: Lab, scenario: Scenario, cell: Cell) -> dict[str, Any] | None:
     service.spare()
     service.start()
     return answer
+
+
+def check_doctor(lab: Lab) -> None:
+    """Database, files, memory states and hypervisor agree."""
+    report = lab.service.get("/v1/stillframe/doctor")
+    assert report["findings"] == []
+    assert report["busy"] == []
+
+
+def _check_named_and_repaired(lab: Lab) -> None:
+    """What could not be undone is left, doctor names it, and finishes it once it can be."""
+    assert _left(lab), "a failed undo is left, and said"
+    # the mender tries as well, in vain, and the VM is busy for that moment
+    eventually(lambda: "operation_left" in _kinds(lab.service.get("/v1/stillframe/doctor")), "doctor names it")
+    lab.service.spare()
+
+    def is_repaired() -> bool:
+        report = lab.service.post("/v1/stillframe/doctor/repair")
+        return not report["findings"] and not report["busy"]
+
+    eventually(is_repaired, "doctor finishes it")
+
+
+def _kinds(report: dict[str, Any]) -> list[str]:
+    return [finding["kind"] for finding in report["findings"]]
 
 
 def _left(lab: Lab) -> list[tuple[Any, ...]]:
