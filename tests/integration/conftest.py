@@ -157,7 +157,7 @@ def put_away(vm: Vm) -> None:
 
 
 def is_saving(vm: Vm) -> bool:
-    return any(row["attr"] and row["attr"]["status"] in ("saving", "uploading") for row in vm.list()["list"])
+    return any((row["attr"] or {}).get("status") in ("saving", "uploading") for row in vm.list()["list"])
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def settle(vm: Vm, name: str) -> bool:
     """True when the snapshot exists; its memory, if it has any, is saved or given up."""
     if name not in vm.names():
         return False
-    if vm.get(name)["attr"] is not None:
+    if "status" in vm.get(name)["attr"]:
         vm.await_settled(name)
     return True
 

@@ -111,7 +111,8 @@ def check_values(vm: Vm, data: dict[str, Any]) -> None:
     """What the fields say of this VM, and that ``vm_detail`` is a whole ComputeInspectInfo."""
     assert (data["tenant"], data["tenant_name"], data["namespace"]) == (seed_samples.TENANT, "研发", "ns-1")
     assert (data["compute_uuid"], data["name"], data["description"]) == (vm.uuid, "origin", "")
-    assert (data["screenshot_url"], data["domain_remote_url"], data["attr"]) == ("", "", None)
+    assert (data["screenshot_url"], data["domain_remote_url"]) == ("", "")
+    assert list(data["attr"]) == ["operation_uuid"]
     inspected = vm.inspect()
     (disk,) = data["disk_snapshot_list"]
     assert disk["DiskDrive"] == "vda"

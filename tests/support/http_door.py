@@ -23,6 +23,7 @@ from stillframe.domain.tree import Node, SnapshotTree, build_tree
 from stillframe.http.app import create_app
 from stillframe.operations.doctor import Report
 from stillframe.operations.requests import Cluster, SnapshotPage, VmPage
+from stillframe.operations.tasks import Task, TaskPage, TaskState
 from stillframe.operations.use_cases import UseCases
 from stillframe.settings import Settings
 
@@ -33,6 +34,7 @@ SNAPSHOT = "60fe79cb-0fc7-4d78-a0d7-64b9a87b47d2"
 VOLUME = "3e8b046d-99a2-4a28-ba73-01c8af4d85e0"
 DISK_SNAPSHOT = "25a949de-eaad-4f99-9bf8-b794578d8cfe"
 MEMORY = "7f1f3bb8-6a24-4f3d-8d34-2d6c51d6a0f1"
+OPERATION = "0c1a5d2e-4f6b-4a8c-9e0d-1b3f5a7c9e2b"
 PNG = b"\x89PNG\r\n\x1a\n picture"
 ENVELOPE = ["scode", "desc", "message", "message_cn", "stack", "data"]
 
@@ -110,6 +112,9 @@ class StubUseCases(UseCases):
             "guest_console": "/run/console.log",
             "doctor": Report((), (), 1, deep=False),
             "repair": Report((), (), 1, deep=False),
+            "list_tasks": TaskPage((a_task(),), ""),
+            "get_task": a_task(),
+            "cancel_task": a_task(state=TaskState.CANCELLING, cancellable=False),
         }
 
     def __getattribute__(self, name: str) -> Any:
@@ -125,6 +130,32 @@ class StubUseCases(UseCases):
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
+
+
+def a_task(**changes: Any) -> Task:
+    """A memory save in the middle of its capture."""
+    fields: dict[str, Any] = {
+        "uuid": OPERATION,
+        "kind": "save_memory",
+        "compute_uuid": VM,
+        "compute_name": "测试",
+        "tenant": TENANT,
+        "snapshot": "origin",
+        "state": TaskState.RUNNING,
+        "cancellable": True,
+        "step": "await the capture",
+        "steps_done": 0,
+        "steps_total": 6,
+        "progress": 40,
+        "bytes_done": 1 << 30,
+        "bytes_total": 2 << 30,
+        "rate_bytes_s": 100 << 20,
+        "time_left_s": 11,
+        "started_at": 1631166673,
+        "ended_at": None,
+        "error": "",
+    }
+    return Task(**{**fields, **changes})
 
 
 def a_tree() -> SnapshotTree:

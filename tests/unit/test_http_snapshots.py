@@ -270,3 +270,11 @@ def test_a_screenshot_that_is_not_there_is_a_404_with_an_envelope(door: DoorClie
     assert response.status_code == 404
     assert response.headers["cache-control"] == "no-store"
     must_fail(response.json(), ErrorCase.SNAPSHOT_UNKNOWN)
+
+
+def test_what_created_a_snapshot_is_in_attr(door: DoorClient) -> None:
+    door.stub.outcomes["get_snapshot"] = a_snapshot(operation_uuid="o-1")
+    assert door.get(f"{BASE}/get", **WHERE, name="origin")["data"]["attr"] == {"operation_uuid": "o-1"}
+    door.stub.outcomes["get_snapshot"] = a_snapshot(operation_uuid="o-1", memory=a_memory())
+    attributes = door.get(f"{BASE}/get", **WHERE, name="origin")["data"]["attr"]
+    assert (attributes["operation_uuid"], attributes["status"]) == ("o-1", "available")

@@ -16,6 +16,7 @@ CALLS = {
     "rollbackSnapshot", "rollbackVolumes", "deleteSnapshot", "getScreenshot", "listVms", "inspectVm", "startVm",
     "shutdownVm", "shutoffVm", "getVersion", "assignVm", "createGuest", "deleteGuest", "getGuestConsole",
     "getDoctor", "repairByDoctor",
+    "listTasks", "getTask", "cancelTask",
 }  # fmt: skip
 
 
@@ -54,6 +55,13 @@ def test_every_input_has_a_description(document: dict[str, Any]) -> None:
             reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
             fields = schemas[reference.rsplit("/", 1)[1]]["properties"]
             assert all(field.get("description") for field in fields.values()), operation["operationId"]
+
+
+def test_every_call_that_changes_something_names_its_operations(document: dict[str, Any]) -> None:
+    for path in document["paths"].values():
+        for method, operation in path.items():
+            for response in operation["responses"].values():
+                assert ("X-Operation-Id" in response.get("headers", {})) == (method == "post"), operation["operationId"]
 
 
 def test_every_schema_is_a_schema(document: dict[str, Any]) -> None:

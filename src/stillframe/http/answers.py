@@ -58,8 +58,9 @@ class _FromRemoteUrl(BaseModel):
     attr: Annotated[
         dict[str, str] | None,
         Field(
-            description="null without memory; else status (saving | uploading | available | failed), progress (0 to "
-            "100), memory_uuid, memory_bytes, capture_mode, checksum and, when there is one, reason."
+            description="operation_uuid: the operation that created it; with memory also status (saving | uploading | "
+            "available | failed), progress (0 to 100), memory_uuid, memory_bytes, capture_mode, checksum and, when "
+            "there is one, reason. null without memory, when made before operations were noted."
         ),
     ]
 
@@ -250,11 +251,16 @@ def _fields(snapshot: Snapshot, base_url: str) -> dict[str, Any]:
             DiskSnapshotInfo(VolumeUuid=disk.volume_uuid, SnapshotUuid=disk.uuid, DiskDrive=disk.target)
             for disk in snapshot.disks
         ],
-        "attr": _attr(memory) if memory else None,
+        "attr": _attr(snapshot) or None,
     }
 
 
-def _attr(memory: MemoryState) -> dict[str, str]:
+def _attr(snapshot: Snapshot) -> dict[str, str]:
+    operation = {"operation_uuid": snapshot.operation_uuid} if snapshot.operation_uuid else {}
+    return {**operation, **(_attr_of_memory(snapshot.memory) if snapshot.memory else {})}
+
+
+def _attr_of_memory(memory: MemoryState) -> dict[str, str]:
     attr = {
         "status": memory.status.value,
         "progress": str(memory.progress),

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http import compute, own, snapshots
+from stillframe.http import compute, own, snapshots, tasks
 from stillframe.http.door import Door
 from stillframe.http.envelope import described_call
 from stillframe.http.parsing import refusal_of
@@ -23,7 +23,8 @@ DESCRIPTION = """Snapshots of virtual machines on libvirt/QEMU.
 
 Every answer is the envelope `Output`; read `scode`, not the HTTP status: 0 is success, anything else an error of the
 catalogue, worded in English (`message`) and Chinese (`message_cn`), with the details in `desc`.
-Every response carries `X-Request-Id`, under which the service's log has its story."""
+Every response carries `X-Request-Id`, under which the service's log has its story, and every call that changes something
+`X-Operation-Id`: the operation that it was, to be watched and cancelled by the task calls."""
 
 
 def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
@@ -45,7 +46,7 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.door = Door(use_cases, settings)
-    for calls in (snapshots, compute, own):
+    for calls in (snapshots, tasks, compute, own):
         app.include_router(calls.router)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.http.answers import VmListData, vm_list_data
-from stillframe.http.door import CallerOf, DoorOf, answer, answers
+from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import ComputeIdentifier, VmListParams, VmParams
 
@@ -28,21 +28,21 @@ async def inspect(params: Annotated[VmParams, Query()], door: DoorOf) -> Respons
     return answer(await door.look(door.use_cases.inspect, params.ref))
 
 
-@router.post("/v1/compute/start", operation_id="startVm", responses=answers())
+@router.post("/v1/compute/start", operation_id="startVm", responses=acts())
 async def start(body: ComputeIdentifier, door: DoorOf, caller: CallerOf) -> Response:
     """Start a virtual machine that is shut off."""
     await door.act(door.use_cases.start, body.ref, body.marked(caller))
     return answer()
 
 
-@router.post("/v1/compute/shutdown", operation_id="shutdownVm", responses=answers())
+@router.post("/v1/compute/shutdown", operation_id="shutdownVm", responses=acts())
 async def shutdown(body: ComputeIdentifier, door: DoorOf, caller: CallerOf) -> Response:
     """Ask the guest to shut down; returns when the request is sent."""
     await door.act(door.use_cases.shutdown, body.ref, body.marked(caller))
     return answer()
 
 
-@router.post("/v1/compute/shutoff", operation_id="shutoffVm", responses=answers())
+@router.post("/v1/compute/shutoff", operation_id="shutoffVm", responses=acts())
 async def shutoff(body: ComputeIdentifier, door: DoorOf, caller: CallerOf) -> Response:
     """Cut the power; returns when the virtual machine is off."""
     await door.act(door.use_cases.shutoff, body.ref, body.marked(caller))

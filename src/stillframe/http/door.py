@@ -12,6 +12,7 @@ import anyio.to_thread
 from fastapi import Depends, Request
 
 from stillframe.http.envelope import EmptyData, EnvelopeResponse, Failure, Success
+from stillframe.http.transport import OPERATIONS
 from stillframe.operations.requests import Caller
 from stillframe.operations.use_cases import UseCases
 from stillframe.settings import Settings
@@ -22,6 +23,12 @@ T = TypeVar("T")
 LOOKING_THREADS = 16
 # A VM has one operation at a time and the rest is refused at once: this bounds how many VMs work in parallel.
 ACTING_THREADS = 64
+
+_OPERATION_ID = {
+    "description": "The operations that the call began, comma-separated; `task/get` tells of each. Absent when the call was "
+    "refused before there was one.",
+    "schema": {"type": "string"},
+}
 
 # what FastAPI takes as ``responses``
 Responses = dict[int | str, dict[str, Any]]
@@ -55,7 +62,8 @@ async def _door(request: Request) -> Door:
 
 
 async def _caller(request: Request) -> Caller:
-    return Caller(who="anonymous", address=request.client.host if request.client else "")
+    hears: list[str] = request.scope[OPERATIONS]
+    return Caller(who="anonymous", address=request.client.host if request.client else "", hears=hears.append)
 
 
 DoorOf = Annotated[Door, Depends(_door)]
@@ -82,4 +90,12 @@ def answers(*kinds: Any) -> Responses:
             "model": Failure[EmptyData],
             "description": 'The same envelope with an error, where the service is set to `http_errors = "semantic"`.',
         },
+    }
+
+
+def acts(*kinds: Any) -> Responses:
+    """``answers`` of a call that changes something: it names the operations that it was."""
+    return {
+        status: {**response, "headers": {"X-Operation-Id": _OPERATION_ID}}
+        for status, response in answers(*kinds).items()
     }

@@ -60,7 +60,7 @@ def _label(raw: str) -> str:
     return raw
 
 
-def _query_integer(raw: object) -> object:
+def query_integer(raw: object) -> object:
     if isinstance(raw, str):
         if not _INTEGER.fullmatch(raw):
             raise ValueError(f"an integer of at most {INTEGER_MAX}")
@@ -86,8 +86,8 @@ UuidOrEmpty = Annotated[str, AfterValidator(_uuid_or_empty)]
 OpaqueId = Annotated[Text, AfterValidator(_lower_uuid)]
 Label = Annotated[str, AfterValidator(_label), AfterValidator(_lower_uuid)]
 GivenLabel = Annotated[str, Field(min_length=1), AfterValidator(_label), AfterValidator(_lower_uuid)]
-QueryInteger = Annotated[int, Field(ge=-INTEGER_MAX, le=INTEGER_MAX), BeforeValidator(_query_integer)]
-PageNumber = Annotated[int, Field(ge=0, le=INTEGER_MAX), BeforeValidator(_query_integer)]
+QueryInteger = Annotated[int, Field(ge=-INTEGER_MAX, le=INTEGER_MAX), BeforeValidator(query_integer)]
+PageNumber = Annotated[int, Field(ge=0, le=INTEGER_MAX), BeforeValidator(query_integer)]
 # a query has no null: the document must not offer it where the code says "absent"
 MaybePageNumber = Annotated[
     PageNumber | None, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": INTEGER_MAX})

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from stillframe.http.answers import ConsoleData, DoctorData, GuestData, VersionData, doctor_data
-from stillframe.http.door import CallerOf, DoorOf, answer, answers
+from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import AssignBody, DoctorParams, GuestBody, GuestDeleteBody, GuestParams, RepairBody
 
@@ -24,7 +24,7 @@ async def get_version(door: DoorOf) -> Response:
     return answer(VersionData(version=version("stillframe"), cluster_uuid=cluster.uuid, cluster_name=cluster.name))
 
 
-@router.post("/vm/assign", operation_id="assignVm", responses=answers())
+@router.post("/vm/assign", operation_id="assignVm", responses=acts())
 async def assign(body: AssignBody, door: DoorOf, caller: CallerOf) -> Response:
     """Give a virtual machine to a tenant and a namespace."""
     await door.act(
@@ -33,13 +33,13 @@ async def assign(body: AssignBody, door: DoorOf, caller: CallerOf) -> Response:
     return answer()
 
 
-@router.post("/guest/create", operation_id="createGuest", responses=answers(GuestData))
+@router.post("/guest/create", operation_id="createGuest", responses=acts(GuestData))
 async def create_guest(body: GuestBody, door: DoorOf, caller: CallerOf) -> Response:
     """Define and start a witness guest, the small guest of demo and tests."""
     return answer(GuestData(uuid=await door.act(door.use_cases.create_guest, body.spec, caller)))
 
 
-@router.post("/guest/delete", operation_id="deleteGuest", responses=answers())
+@router.post("/guest/delete", operation_id="deleteGuest", responses=acts())
 async def delete_guest(body: GuestDeleteBody, door: DoorOf, caller: CallerOf) -> Response:
     """Remove a witness guest with its disks and snapshots."""
     await door.act(door.use_cases.delete_guest, body.name, caller)

@@ -18,7 +18,7 @@ from stillframe.http.answers import (
     list_data,
     snapshot_data,
 )
-from stillframe.http.door import CallerOf, DoorOf, answer, answers
+from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.envelope import EmptyData, Failure
 from stillframe.http.fields import canonical_uuid, is_uuid
 from stillframe.http.parsing import StrictRoute, refuse_repeated
@@ -66,7 +66,7 @@ async def get_head(params: Annotated[VmParams, Query()], door: DoorOf) -> Respon
     return answer(snapshot_data(snapshot, door.settings.base_url) if snapshot else None)
 
 
-@router.post(f"{SNAPSHOT}/create", operation_id="createSnapshot", responses=answers())
+@router.post(f"{SNAPSHOT}/create", operation_id="createSnapshot", responses=acts())
 async def create(body: CreateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Take a snapshot of all disks and, if asked, of the running memory, which goes on being saved behind the call."""
     await door.act(
@@ -80,14 +80,14 @@ async def create(body: CreateBody, door: DoorOf, caller: CallerOf) -> Response:
     return answer()
 
 
-@router.post(f"{SNAPSHOT}/modify", operation_id="modifySnapshot", responses=answers())
+@router.post(f"{SNAPSHOT}/modify", operation_id="modifySnapshot", responses=acts())
 async def modify(body: ModifyBody, door: DoorOf, caller: CallerOf) -> Response:
     """Change a snapshot's description."""
     await door.act(door.use_cases.modify, body.ref, body.name, body.description or "", body.marked(caller))
     return answer()
 
 
-@router.post(f"{SNAPSHOT}/rollback", operation_id="rollbackSnapshot", responses=answers(GetVsdSnapshotResponse))
+@router.post(f"{SNAPSHOT}/rollback", operation_id="rollbackSnapshot", responses=acts(GetVsdSnapshotResponse))
 async def rollback(body: RollbackBody, door: DoorOf, caller: CallerOf) -> Response:
     """Bring disks and configuration back to a snapshot and, if asked, resume the guest from its memory."""
     snapshot = await door.act(
@@ -96,7 +96,7 @@ async def rollback(body: RollbackBody, door: DoorOf, caller: CallerOf) -> Respon
     return answer(snapshot_data(snapshot, door.settings.base_url))
 
 
-@router.post("/v1/compute/volume/snapshot/rollback", operation_id="rollbackVolumes", responses=answers(BatchData))
+@router.post("/v1/compute/volume/snapshot/rollback", operation_id="rollbackVolumes", responses=acts(BatchData))
 async def rollback_volumes(body: VolumeRollbackBody, door: DoorOf, caller: CallerOf) -> Response:
     """Bring single disks of a shut-off virtual machine back; each entry has its own result."""
     entries = [entry.ref for entry in body.disk_snapshot_list]
@@ -107,7 +107,7 @@ async def rollback_volumes(body: VolumeRollbackBody, door: DoorOf, caller: Calle
     return answer(batch_data(requested, errors))
 
 
-@router.post(f"{SNAPSHOT}/delete", operation_id="deleteSnapshot", responses=answers())
+@router.post(f"{SNAPSHOT}/delete", operation_id="deleteSnapshot", responses=acts())
 async def delete(body: DeleteBody, door: DoorOf, caller: CallerOf) -> Response:
     """Delete a snapshot that has at most one child; no other state of the virtual machine changes."""
     await door.act(door.use_cases.delete, body.ref, body.name, body.marked(caller))

@@ -18,6 +18,7 @@ from stillframe.settings import Settings
 log = logging.getLogger("stillframe.http")
 
 REQUEST_ID = "stillframe.request_id"  # where the id lies in the ASGI scope
+OPERATIONS = "stillframe.operations"  # where the uuids of the operations that the call begins are gathered
 DRAIN_MAX_BYTES = 64 << 20
 DRAIN_MAX_S = 30.0
 
@@ -48,7 +49,7 @@ def _status(settings: Settings, case: ErrorCase) -> int:
 class Transport:
     """ASGI middleware around the whole application.
 
-    Promises: every response carries ``X-Request-Id``; the body is read up to ``max_body_bytes`` before the
+    Promises: every response carries ``X-Request-Id``, and ``X-Operation-Id`` where operations were begun; the body is read up to ``max_body_bytes`` before the
     application sees the request; HEAD answers as GET without the body; an exception becomes an envelope.
     """
 
@@ -60,7 +61,7 @@ class Transport:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = {**scope, REQUEST_ID: uuid4().hex}
+        scope = {**scope, REQUEST_ID: uuid4().hex, OPERATIONS: []}
         outlet = _Outlet(send, scope)
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
@@ -92,11 +93,12 @@ class Transport:
 
 
 class _Outlet:
-    """``send`` with the id in the headers, and without the body when the client asked by HEAD."""
+    """``send`` with the ids in the headers, and without the body when the client asked by HEAD."""
 
     def __init__(self, send: Send, scope: Scope) -> None:
         self._send = send
         self._request_id: str = scope[REQUEST_ID]
+        self._operations: list[str] = scope[OPERATIONS]
         self._is_head = scope["method"] == "HEAD"
         self.started = False
 
@@ -105,6 +107,8 @@ class _Outlet:
             self.started = True
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._request_id
+            if self._operations:
+                headers["X-Operation-Id"] = ", ".join(self._operations)
             headers["X-Content-Type-Options"] = "nosniff"
         elif message["type"] == "http.response.body" and self._is_head:
             message = {**message, "body": b""}

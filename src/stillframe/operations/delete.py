@@ -122,7 +122,7 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
             world.volumes.ensure_dropped(merge.top.path)
 
     return (
-        Step(f"merge {number}: commit", commit),
+        Step(f"merge {number}: commit", commit, weight=20),
         Step(f"merge {number}: repoint", repoint),
         Step(f"merge {number}: record", record=record),
         Step(f"merge {number}: drop", drop),

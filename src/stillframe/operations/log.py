@@ -29,6 +29,11 @@ class Attempt:
     snapshot: str = ""
     operation_uuid: str = ""
 
+    def began(self, operation_uuid: str) -> None:
+        """The call is this operation; it is in the journal."""
+        self.operation_uuid = operation_uuid
+        self.caller.hears(operation_uuid)
+
 
 @contextmanager
 def logged(world: World, attempt: Attempt) -> Iterator[Attempt]:

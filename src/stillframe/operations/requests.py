@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from stillframe.domain.compute import ComputeInfo
 from stillframe.domain.snapshot import Snapshot
@@ -26,13 +27,21 @@ class VmRef:
     compute_uuid: str
 
 
+def nobody_hears(_operation_uuid: str) -> None:
+    """Nobody wants to know which operations a call began."""
+
+
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, for the operation log. ``mark``: GCD | GDT | "" (the request's ``vm_type``)."""
+    """Who asks, for the operation log. ``mark``: GCD | GDT | "" (the request's ``vm_type``).
+
+    ``hears`` is told the uuid of every operation that the call begins, as soon as it is in the journal.
+    """
 
     who: str
     address: str
     mark: str = ""
+    hears: Callable[[str], None] = field(default=nobody_hears, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

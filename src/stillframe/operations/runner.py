@@ -272,6 +272,12 @@ def new_row(world: World, about: About, slot: Slot, kind: str) -> OperationRow:
     )
 
 
+def ended_row(world: World, about: About, kind: str) -> OperationRow:
+    """An operation that is done at once: one row or one call of the hypervisor, for which no slot was held."""
+    row = new_row(world, about, Slot.EXCLUSIVE, kind)
+    return replace(row, state=OperationState.DONE, ended_at=row.started_at)
+
+
 def planned(row: OperationRow, plan: str) -> OperationRow:
     """The row of an operation that another one opens: it has its plan at once."""
     return replace(row, state=OperationState.RUNNING, plan=plan)

@@ -98,7 +98,7 @@ def _give_up(world: World, plan: SaveMemoryPlan) -> None:
 
 def steps(_plan: SaveMemoryPlan) -> tuple[Step[SaveMemoryPlan], ...]:
     return (
-        Step("await the capture", _await_capture, _give_up),
+        Step("await the capture", _await_capture, _give_up, weight=20),
         Step("release the capture", _release),
         Step("flush", _flush),
         Step("finish the image", _finish_image),

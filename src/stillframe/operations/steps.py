@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
@@ -42,7 +43,8 @@ def nothing(_world: World, _plan: Any, _scratch: Scratch) -> None:
 class Step(Generic[P]):
     """One step. ``do`` and ``undo`` are idempotent; ``record`` changes rows together with the done-mark.
 
-    ``commits``: the point of no return lies behind this step. ``name`` is unique in its plan.
+    ``commits``: the point of no return lies behind this step. ``name`` is unique in its plan. ``weight``: its share of
+    the operation's progress, beside the other steps'.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Step(Generic[P]):
     undo: Undo[P] | None = None
     record: Record[P] | None = None
     commits: bool = False
+    weight: int = 1
 
     @property
     def family(self) -> str:
@@ -85,7 +88,12 @@ class Operation(Generic[P]):
         return found
 
     def encode(self, plan: P) -> str:
-        return TypeAdapter(self.plan_type).dump_json(plan).decode()
+        return self._adapter.dump_json(plan).decode()
 
     def decode(self, text: str) -> P:
-        return TypeAdapter(self.plan_type).validate_json(text)
+        return self._adapter.validate_json(text)
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[P]:
+        """Kept, because making one takes longer than reading a plan, and a list of tasks reads many."""
+        return TypeAdapter(self.plan_type)

@@ -15,7 +15,7 @@ from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.tree import SnapshotTree, build_tree
 from stillframe.domain.vm import Vm
-from stillframe.operations import create, delete, forget, rollback, rollback_volumes
+from stillframe.operations import create, delete, forget, rollback, rollback_volumes, tasks
 from stillframe.operations.detail import action_of, inspect_with_volumes
 from stillframe.operations.disks import place_disks
 from stillframe.operations.doctor import Doctor, Report
@@ -25,7 +25,8 @@ from stillframe.operations.mending import Mender
 from stillframe.operations.recovery import Recovery
 from stillframe.operations.repair import Repairs
 from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, SnapshotPage, VmPage, VmQuery, VmRef
-from stillframe.operations.runner import About, Claim, Runner
+from stillframe.operations.runner import About, Claim, Runner, ended_row
+from stillframe.operations.tasks import Task, TaskPage, TaskQuery
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow, Slot
 
@@ -125,9 +126,12 @@ class UseCases:
         with self._attempt(caller, "modify", ref, name) as attempt:
             rules.check_description(description)
             vm = self._vm(ref, attempt)
+            row = ended_row(self.world, About(vm.uuid, vm.name, vm.tenant, name), "modify")
             with self.world.metadata.write() as tx:
                 snapshot = rollback.check_known(tx.snapshots.by_name(vm.uuid, _nfc(name)), vm, name)
                 tx.snapshots.set_description(snapshot.uuid, description)
+                tx.journal.open(row)
+            attempt.began(row.uuid)
 
     def rollback(self, ref: VmRef, name: str, domain_memory: bool, caller: Caller) -> Snapshot:
         with self._attempt(caller, "rollback", ref, name) as attempt:
@@ -217,10 +221,13 @@ class UseCases:
         with self._attempt(caller, "assign", ref, "") as attempt:
             vm = self._vm(ref, attempt)
             self.world.inventory.assign(vm.uuid, tenant, tenant_name, namespace)
+            self._note_ended(attempt, "assign")
 
     def create_guest(self, spec: GuestSpec, caller: Caller) -> str:
-        with logged(self.world, Attempt(caller, "guest create", vm_name=spec.name)):
-            return self.world.guests.create(spec)
+        with logged(self.world, Attempt(caller, "guest create", vm_name=spec.name)) as attempt:
+            attempt.vm_uuid = self.world.guests.create(spec)
+            self._note_ended(attempt, "guest_create")
+            return attempt.vm_uuid
 
     def delete_guest(self, name: str, caller: Caller) -> None:
         with logged(self.world, Attempt(caller, "guest delete", vm_name=name)) as attempt:
@@ -242,17 +249,47 @@ class UseCases:
         with logged(self.world, Attempt(caller, "doctor repair")):
             return self._repairs.repair(deep=deep)
 
+    # --- tasks: the operations, as those who wait for them see them ---------------------------------------------
+
+    def list_tasks(self, query: TaskQuery) -> TaskPage:
+        self._check_cluster(query.cluster_uuid)
+        return tasks.list_tasks(self.world, query)
+
+    def get_task(self, cluster_uuid: str, task_uuid: str) -> Task:
+        self._check_cluster(cluster_uuid)
+        return tasks.get_task(self.world, task_uuid)
+
+    def cancel_task(self, cluster_uuid: str, task_uuid: str, caller: Caller) -> Task:
+        """Returns when the wish is noted; the undo goes on behind it."""
+        with logged(self.world, Attempt(caller, "cancel")) as attempt:
+            self._check_cluster(cluster_uuid)
+            task = tasks.cancel_task(self._runner, task_uuid)
+            attempt.vm_uuid, attempt.vm_name, attempt.tenant = task.compute_uuid, task.compute_name, task.tenant
+            attempt.snapshot = task.snapshot
+            attempt.began(task.uuid)
+            return task
+
     # --- shared ------------------------------------------------------------------------------------------------
 
     def _vm(self, ref: VmRef, attempt: Attempt | None = None) -> Vm:
-        if ref.cluster_uuid and ref.cluster_uuid != self.cluster.uuid:
-            raise Refused(ErrorCase.CLUSTER_UNKNOWN, f"cluster {ref.cluster_uuid}")
+        self._check_cluster(ref.cluster_uuid)
         vm = self.world.inventory.get_vm(ref.compute_uuid)
         if ref.tenant and ref.tenant != vm.tenant:
             raise Refused(ErrorCase.TENANT_WRONG, f"{vm.described} does not belong to tenant {ref.tenant}")
         if attempt is not None:
             attempt.vm_name, attempt.tenant = vm.name, vm.tenant
         return vm
+
+    def _check_cluster(self, cluster_uuid: str) -> None:
+        if cluster_uuid and cluster_uuid != self.cluster.uuid:
+            raise Refused(ErrorCase.CLUSTER_UNKNOWN, f"cluster {cluster_uuid}")
+
+    def _note_ended(self, attempt: Attempt, kind: str) -> None:
+        """What held no slot and has been done is in the journal like every other operation."""
+        row = ended_row(self.world, About(attempt.vm_uuid, attempt.vm_name, attempt.tenant), kind)
+        with self.world.metadata.write() as tx:
+            tx.journal.open(row)
+        attempt.began(row.uuid)
 
     def _snapshot(self, vm: Vm, name: str) -> Snapshot:
         with self.world.metadata.read() as tx:
@@ -268,7 +305,7 @@ class UseCases:
     def _claim(self, vm: Vm, kind: str, attempt: Attempt, *, settle: bool = True) -> Iterator[Claim]:
         about = About(vm.uuid, vm.name, vm.tenant, attempt.snapshot)
         with self._runner.claim(about, Slot.EXCLUSIVE, kind) as claim:
-            attempt.operation_uuid = claim.row.uuid
+            attempt.began(claim.row.uuid)
             if settle:
                 self.recovery.settle(vm.uuid)
             yield claim

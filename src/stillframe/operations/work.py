@@ -55,4 +55,4 @@ class Work:
             Refused: CANCELLED.
         """
         if self._cancelled.is_set():
-            raise Refused(ErrorCase.CANCELLED, f"operation {self._operation_uuid}")
+            raise Refused(ErrorCase.CANCELLED, f"operation {self._operation_uuid} was cancelled")

@@ -80,12 +80,13 @@ class OperationRow:
 class OperationFilter:
     """Which operations a list shows; empty means all. ``since``/``until``: begun then or between, Unix seconds.
 
-    ``after``: the uuid of the last operation of the page before.
+    ``after``: the uuid of the last operation of the page before. ``cancel_requested``: None means whether or not.
     """
 
     vm_uuid: str = ""
     tenant: str = ""
     states: tuple[OperationState, ...] = ()
+    cancel_requested: bool | None = None
     since: int | None = None
     until: int | None = None
     after: str = ""

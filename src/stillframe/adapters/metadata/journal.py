@@ -63,7 +63,7 @@ class SqlJournal:
         if committed and current.state not in (OperationState.RUNNING, OperationState.COMMITTED):
             raise Failed(ErrorCase.INTERNAL, f"operation {operation_uuid} is {current.state} and cannot commit")
         if committed and current.state is OperationState.RUNNING and current.cancel_requested:
-            raise Refused(ErrorCase.CANCELLED, f"operation {operation_uuid}")
+            raise Refused(ErrorCase.CANCELLED, f"operation {operation_uuid} was cancelled")
         if step not in current.steps_done:
             self._record_step(operation_uuid, step)
         if committed:
@@ -101,6 +101,8 @@ class SqlJournal:
             chosen.append(table.tenant == wanted.tenant)
         if wanted.states:
             chosen.append(table.state.in_([str(state) for state in wanted.states]))
+        if wanted.cancel_requested is not None:
+            chosen.append(table.cancel_requested.is_(wanted.cancel_requested))
         if wanted.since is not None:
             chosen.append(table.started_at >= wanted.since)
         if wanted.until is not None:

@@ -1,0 +1,113 @@
+"""The task calls at the door, and the header that names the operations of a call."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from stillframe.domain.errors import ErrorCase
+from stillframe.operations.requests import Caller
+from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
+from support.http_door import (
+    CLUSTER,
+    OPERATION,
+    TENANT,
+    VM,
+    DoorClient,
+    a_snapshot,
+    a_task,
+    identified,
+    must_fail,
+    refused,
+)
+
+BASE = "/v1/compute/vsd/snapshot"
+TASK = f"{BASE}/task"
+CALLER = Caller("anonymous", "192.0.2.7")
+OTHER = "11111111-2222-4333-8444-555555555555"
+
+
+@pytest.fixture
+def door() -> DoorClient:
+    return DoorClient()
+
+
+def test_a_page_of_tasks(door: DoorClient) -> None:
+    door.stub.outcomes["list_tasks"] = TaskPage((a_task(), a_task(uuid=OTHER, time_left_s=None, ended_at=5)), OTHER)
+    data = door.get(f"{TASK}/list")["data"]
+    assert data["next"] == OTHER
+    first, second = data["list"]
+    assert first == {**asdict(a_task()), "state": "running"}
+    assert list(first) == list(asdict(a_task()))
+    assert (second["time_left_s"], second["ended_at"]) == (None, 5)
+    assert door.stub.asked == [("list_tasks", TaskQuery())]
+
+
+def test_every_filter_arrives(door: DoorClient) -> None:
+    filters = {"cluster_uuid": CLUSTER, "compute_uuid": VM, "tenant": TENANT, "state": "finishing"}
+    door.get(f"{TASK}/list", **filters, since=0, until=1700000000, after=OPERATION.upper(), limit=7)
+    query = TaskQuery(CLUSTER, VM, TENANT, "finishing", 0, 1700000000, OPERATION, 7)
+    assert door.stub.asked == [("list_tasks", query)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "named"),
+    [
+        ({"limit": 0}, "limit: expected at least 1"),
+        ({"limit": 1001}, "limit: expected at most 1000"),
+        ({"limit": "many"}, "limit: expected an integer"),
+        ({"state": "committed"}, "state: expected one of planning, running, cancelling"),
+        ({"since": -1}, "since: expected at least 0"),
+        ({"until": "yesterday"}, "until: expected an integer"),
+        ({"after": "x"}, "after: expected a uuid"),
+        ({"compute_uuid": "x"}, "compute_uuid: expected a uuid"),
+    ],
+)
+def test_a_malformed_filter_is_named(door: DoorClient, filters: dict[str, Any], named: str) -> None:
+    assert named in must_fail(door.get(f"{TASK}/list", **filters), ErrorCase.PARAMETER_MALFORMED)
+    assert door.stub.asked == []
+
+
+def test_one_task(door: DoorClient) -> None:
+    assert door.get(f"{TASK}/get", uuid=OPERATION)["data"]["step"] == "await the capture"
+    assert door.stub.asked == [("get_task", "", OPERATION)]
+    must_fail(door.get(f"{TASK}/get"), ErrorCase.PARAMETER_MISSING)
+    door.stub.outcomes["get_task"] = refused(ErrorCase.TASK_UNKNOWN)
+    must_fail(door.get(f"{TASK}/get", uuid=OTHER), ErrorCase.TASK_UNKNOWN)
+
+
+def test_cancelling(door: DoorClient) -> None:
+    assert door.post(f"{TASK}/cancel", {"uuid": OPERATION})["data"]["state"] == TaskState.CANCELLING
+    door.post(f"{TASK}/cancel", {"uuid": OPERATION, "cluster_uuid": CLUSTER})
+    assert door.stub.asked == [("cancel_task", "", OPERATION, CALLER), ("cancel_task", CLUSTER, OPERATION, CALLER)]
+    must_fail(door.post(f"{TASK}/cancel", {}), ErrorCase.PARAMETER_MISSING)
+    door.stub.outcomes["cancel_task"] = refused(ErrorCase.TASK_NOT_CANCELLABLE, "it has ended")
+    assert must_fail(door.post(f"{TASK}/cancel", {"uuid": OPERATION}), ErrorCase.TASK_NOT_CANCELLABLE) == "it has ended"
+
+
+def test_the_header_names_the_operations_of_a_call(door: DoorClient) -> None:
+    def began(*args: Any) -> Any:
+        caller: Caller = args[-1]
+        for uuid in (OPERATION, OTHER):
+            caller.hears(uuid)
+        return a_snapshot()
+
+    door.stub.outcomes["create"] = began
+    marked = identified(name="a", vm_type="GCD")
+    assert door.request("POST", f"{BASE}/create", json=marked).headers["X-Operation-Id"] == f"{OPERATION}, {OTHER}"
+    assert "X-Operation-Id" not in door.request("POST", f"{BASE}/delete", json=identified(name="a")).headers
+    assert "X-Operation-Id" not in door.request("GET", f"{TASK}/get", params={"uuid": OPERATION}).headers
+
+
+@pytest.mark.parametrize("error", [refused(ErrorCase.NAME_TAKEN), ZeroDivisionError("a crash")])
+def test_the_header_is_there_on_an_error_after_the_operation_began(door: DoorClient, error: Exception) -> None:
+    def broke(*args: Any) -> None:
+        args[-1].hears(OPERATION)
+        raise error
+
+    door.stub.outcomes["create"] = broke
+    response = door.request("POST", f"{BASE}/create", json=identified(name="a"))
+    assert response.json()["scode"] in (ErrorCase.NAME_TAKEN.code, ErrorCase.INTERNAL.code)
+    assert response.headers["X-Operation-Id"] == OPERATION
