@@ -75,13 +75,15 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
         connection.close()
         metadata.close()
         raise
-    fixer = LibvirtPointInTime(connection, merge_timeout_s=settings.merge_timeout_s)
+    fixer = LibvirtPointInTime(
+        connection, merge_timeout_s=settings.merge_timeout_s, merge_bytes_per_s=settings.merge_bytes_per_s
+    )
     world = World(
         inventory=LibvirtInventory(connection),
         power=LibvirtPower(connection),
         fixer=fixer,
         keeper=LibvirtKeeper(connection, fixer),
-        volumes=Qcow2Volumes(commit_timeout_s=settings.merge_timeout_s),
+        volumes=Qcow2Volumes(commit_timeout_s=settings.merge_timeout_s, merge_bytes_per_s=settings.merge_bytes_per_s),
         memory_store=LocalMemoryStore(settings.state),
         metadata=metadata,
         guests=LibvirtGuests(connection, settings.state / "guests"),

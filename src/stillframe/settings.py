@@ -48,6 +48,12 @@ class Settings(BaseSettings):
         120.0, ge=0, description="Longest wait for a libvirt that is away, in the middle of an operation."
     )
     merge_timeout_s: float = Field(24 * 3600.0, gt=0, description="Longest wait for one merge.")
+    merge_bytes_per_s: int = Field(
+        0,
+        ge=0,
+        lt=1 << 63,
+        description="How fast a merge may be, so that guests do not feel it; 0: as fast as it goes.",
+    )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     @property

@@ -18,6 +18,7 @@ from contract.volumes_bench import MIB, VolumesBench, fails_with, names_in, run
 from stillframe.adapters.volumes import files, qemu_img
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
 from stillframe.domain.errors import ErrorCase, Unknown
+from stillframe.ports.hypervisor import MergeProgress
 
 
 @pytest.fixture
@@ -52,6 +53,21 @@ def is_same(path: str, path_format: str, raw: str) -> bool:
 def is_sound(path: str) -> bool:
     """No error in its metadata; clusters that leaked waste space and harm nothing."""
     return subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], check=False).returncode in (0, 3)
+
+
+# --- merging, watched and throttled
+
+
+def test_a_throttled_merge_tells_how_far_it_is(tmp_path: Path) -> None:
+    bench = VolumesBench(Qcow2Volumes(merge_bytes_per_s=16 * MIB), tmp_path)
+    base = bench.user_image("disk.qcow2", size_bytes=64 * MIB)  # qemu-img has 16 MiB in flight
+    top = bench.overlay(base)
+    bench.write(top, "qcow2", "write -P 7 0 64M")
+    told: list[MergeProgress] = []
+    bench.volumes.ensure_committed(top, base, told.append)
+    partial_bytes = {progress.bytes_done for progress in told if 0 < progress.bytes_done < progress.bytes_total}
+    assert len(partial_bytes) > 1, told
+    assert bench.read(base) == bench.read(top)
 
 
 # --- merging, killed and repeated

@@ -12,6 +12,7 @@ from pathlib import Path
 from contract.volumes_bench import run
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
 from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.ports.hypervisor import OnMerge
 from stillframe.ports.volumes import ImageInfo, OwnedFile
 
 
@@ -174,7 +175,7 @@ class DropsTheNeighbour(Unbroken):
 class CommitLosesZeroes(Unbroken):
     """Merges by copying what is not zero."""
 
-    def ensure_committed(self, top_path: str, base_path: str) -> None:
+    def ensure_committed(self, top_path: str, base_path: str, on_progress: OnMerge | None = None) -> None:
         top = self.probe_image(top_path, "qcow2")
         assert top is not None
         copy = f"{top_path}.raw"
@@ -191,28 +192,33 @@ class CommitLosesZeroes(Unbroken):
 
 
 class CommitDoesNotGrow(Unbroken):
-    def ensure_committed(self, top_path: str, base_path: str) -> None:
+    def ensure_committed(self, top_path: str, base_path: str, on_progress: OnMerge | None = None) -> None:
         top = self.probe_image(top_path, "qcow2")
         assert top is not None
         size = self.size_of(base_path, top.backing_format)
-        super().ensure_committed(top_path, base_path)
+        super().ensure_committed(top_path, base_path, on_progress)
         run("qemu-img", "resize", "-q", "--shrink", "-f", top.backing_format, base_path, str(size))
 
 
 class CommitDoesNotShrink(Unbroken):
     """What qemu-img commit does by itself."""
 
-    def ensure_committed(self, top_path: str, base_path: str) -> None:
+    def ensure_committed(self, top_path: str, base_path: str, on_progress: OnMerge | None = None) -> None:
         run("qemu-img", "commit", "-q", "-d", "-f", "qcow2", "-b", base_path, top_path)
 
 
 class CommitsIntoAnything(Unbroken):
     """Makes the base fit first, instead of asking whether it does."""
 
-    def ensure_committed(self, top_path: str, base_path: str) -> None:
+    def ensure_committed(self, top_path: str, base_path: str, on_progress: OnMerge | None = None) -> None:
         top = self.probe_image(top_path, "qcow2")
         if top is not None and top.backing_path != base_path and Path(base_path).exists():
             self.ensure_backing(top_path, base_path, "raw")
+        super().ensure_committed(top_path, base_path, on_progress)
+
+
+class CommitTellsNothing(Unbroken):
+    def ensure_committed(self, top_path: str, base_path: str, on_progress: OnMerge | None = None) -> None:
         super().ensure_committed(top_path, base_path)
 
 
@@ -270,6 +276,7 @@ BROKEN: tuple[tuple[type[Unbroken], str], ...] = (
     (CommitDoesNotGrow, "check_commit_grows_the_base"),
     (CommitDoesNotShrink, "check_commit_of_a_smaller_top_uncovers_nothing_above"),
     (CommitsIntoAnything, "check_commit_refuses_another_base"),
+    (CommitTellsNothing, "check_commit_tells_its_progress"),
     (RebaseMovesData, "check_backing_changes_the_header_alone"),
     (DropsAnything, "check_drop_refuses_foreign_files"),
     (DropsTheDirectory, "check_drop_leaves_what_others_put_there"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from contract.volumes_bench import MIB, VolumesBench, fails_with, names_in, run
 from stillframe.domain.errors import ErrorCase
+from stillframe.ports.hypervisor import MergeProgress
 
 # --- looking
 
@@ -359,6 +360,18 @@ def check_commit_leaves_the_rest_of_the_chain(bench: VolumesBench) -> None:
     bench.volumes.ensure_backing(child, base, "qcow2")
     bench.volumes.ensure_dropped(top)
     assert (bench.read(below, "raw"), bench.read(child)) == before
+
+
+def check_commit_tells_its_progress(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    top = bench.overlay(base)
+    bench.write(top, "qcow2", "write -P 7 0 2M")
+    told: list[MergeProgress] = []
+    bench.volumes.ensure_committed(top, base, told.append)
+    assert told[-1].bytes_done == told[-1].bytes_total >= 2 * MIB
+    assert {progress.bytes_total for progress in told} == {told[-1].bytes_total}
+    done = [progress.bytes_done for progress in told]
+    assert done == sorted(done)
 
 
 def check_commit_refuses_another_base(bench: VolumesBench) -> None:

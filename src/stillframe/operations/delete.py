@@ -142,7 +142,7 @@ def commit_layer(world: World, vm_uuid: str, merge: MergePlan, on_progress: OnMe
         # only a finished merge puts the VM on a layer that nobody referred to; its data may be newer by now
         return
     else:
-        world.volumes.ensure_committed(merge.top.path, merge.base.path)
+        world.volumes.ensure_committed(merge.top.path, merge.base.path, on_progress)
         if merge.top.path in target_of:
             world.fixer.switch_definition(vm_uuid, {target_of[merge.top.path]: (merge.base.path, merge.base.format)})
     world.volumes.ensure_durable(merge.base.path)

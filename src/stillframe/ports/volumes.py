@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from stillframe.ports.hypervisor import OnMerge
+
 
 @dataclass(frozen=True)
 class ImageInfo:
@@ -65,8 +67,11 @@ class Volumes(Protocol):
         """What was written to the file so far survives a power loss when this returns."""
         ...
 
-    def ensure_committed(self, top_path: str, base_path: str) -> None:
+    def ensure_committed(self, top_path: str, base_path: str, on_progress: OnMerge | None = None) -> None:
         """All data of ``top_path`` is in ``base_path``, its backing file, and durable; top is still valid after it.
+
+        ``on_progress`` is told, in this thread, how much of what top holds has been copied: never less than before, and
+        everything at the end.
 
         The base takes top's size. Neither may be open elsewhere. Top reads the same at every instant; interrupted, the
         base is a mixture until the call is repeated, so nobody else may depend on it.

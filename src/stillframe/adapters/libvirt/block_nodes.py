@@ -38,10 +38,13 @@ def real_chain(domain: Any, target: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def commit_behind_libvirt(domain: Any, target: str, overlay_path: str, base_path: str, base_format: str) -> None:
+def commit_behind_libvirt(
+    domain: Any, target: str, overlay_path: str, base_path: str, base_format: str, *, bytes_per_s: int
+) -> None:
     """Merge an overlay that QEMU writes to, and of which libvirt knows nothing, into the file that libvirt names.
 
-    Afterwards both agree. Safe to repeat, also after an interruption: the job is found by its name.
+    Afterwards both agree. Safe to repeat, also after an interruption: the job is found by its name. ``bytes_per_s``: how
+    fast at most, 0: as fast as it goes.
 
     Raises:
         Failed: HYPERVISOR_FAILED when QEMU has no such chain, STORAGE_FAILED when the job ended without merging.
@@ -51,7 +54,8 @@ def commit_behind_libvirt(domain: Any, target: str, overlay_path: str, base_path
     job_id = f"stillframe-{target}"
     if not _job(qmp, job_id):
         top = _inserted(domain, target)["node-name"]
-        qmp.run("block-commit", job_id=job_id, device=top, base_node=_node_of(qmp, base_path, base_format))
+        base = _node_of(qmp, base_path, base_format)
+        qmp.run("block-commit", job_id=job_id, device=top, base_node=base, speed=bytes_per_s)
     deadline = time.monotonic() + _TIMEOUT_S
     asked = False
     while job := _job(qmp, job_id):

@@ -55,9 +55,11 @@ class _Fixed:
 class LibvirtPointInTime:
     """``PointInTimeFixer`` and the capture half of ``CaptureKeeper`` (ports/hypervisor.py)."""
 
-    def __init__(self, connection: Connection, *, merge_timeout_s: float) -> None:
+    def __init__(self, connection: Connection, *, merge_timeout_s: float, merge_bytes_per_s: int = 0) -> None:
+        """``merge_bytes_per_s``: how fast a merge in a running QEMU may be; 0: as fast as it goes."""
         self._connection = connection
         self._merge_timeout_s = merge_timeout_s
+        self._merge_bytes_per_s = merge_bytes_per_s
         # our duplicates of the descriptors that QEMU writes: held past the end of the capture, because QEMU's own
         # close would otherwise flush the file under its big lock and stall the guest
         self._held: dict[str, int] = {}
@@ -116,7 +118,7 @@ class LibvirtPointInTime:
             if request.memory_path is not None:
                 _cancel_capture(domain, request.memory_path)
             for switch in request.switches:
-                _take_disk_back(domain, switch)
+                _take_disk_back(domain, switch, self._merge_bytes_per_s)
 
         try:
             self._connection.call(f"take a point in time back (VM {request.vm_uuid})", act, timeout_s=_STEP_TIMEOUT_S)
@@ -146,7 +148,9 @@ class LibvirtPointInTime:
         self._connection.domain_call(
             f"merge {top_path} into {base_path}",
             vm_uuid,
-            lambda domain: commit_live(domain, target, top_path, base_path, on_progress),
+            lambda domain: commit_live(
+                domain, target, top_path, base_path, on_progress, bytes_per_s=self._merge_bytes_per_s
+            ),
             timeout_s=self._merge_timeout_s,
         )
 
@@ -200,15 +204,15 @@ class LibvirtPointInTime:
             os.close(fd)
 
 
-def _take_disk_back(domain: Any, switch: DiskSwitch) -> None:
+def _take_disk_back(domain: Any, switch: DiskSwitch, bytes_per_s: int) -> None:
     """The disk is on its frozen file with all that was written since, for QEMU and for libvirt."""
     overlay, frozen = switch.overlay_path, switch.frozen_path
     if overlay in real_chain(domain, switch.target):
         if read_chain(domain.XMLDesc(0), switch.target)[0] == overlay:
-            commit_live(domain, switch.target, overlay, frozen, lambda _progress: None)
+            commit_live(domain, switch.target, overlay, frozen, lambda _progress: None, bytes_per_s=bytes_per_s)
         else:
             # libvirt's driver died between QEMU's switch and its own note of it
-            commit_behind_libvirt(domain, switch.target, overlay, frozen, switch.frozen_format)
+            commit_behind_libvirt(domain, switch.target, overlay, frozen, switch.frozen_format, bytes_per_s=bytes_per_s)
     remove_loose_nodes(domain, overlay)
 
 

@@ -16,8 +16,12 @@ _POLL_S = 0.02
 _SETTLE_TIMEOUT_S = 60.0
 
 
-def commit_live(domain: Any, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
+def commit_live(
+    domain: Any, target: str, top_path: str, base_path: str, on_progress: OnMerge, *, bytes_per_s: int
+) -> None:
     """Merge ``top_path`` into ``base_path`` of a running domain's disk; see ``PointInTimeFixer.commit_live``.
+
+    ``bytes_per_s``: how fast at most, 0: as fast as it goes; a job that is found keeps the speed that it was given.
 
     A job that an interrupted call left is waited for and pivoted, not started again. Whether top is merged is asked of
     QEMU, because libvirt's picture of the chain may be behind after a crash (block_nodes.py).
@@ -40,7 +44,7 @@ def commit_live(domain: Any, target: str, top_path: str, base_path: str, on_prog
                 f"disk {target}: the merge of {top_path} into {base_path} ended early; nothing is lost, see QEMU's log",
             )
         if not job:
-            _start(domain, target, read_chain(domain.XMLDesc(0), target), top_path, base_path)
+            _start(domain, target, top_path, base_path, bytes_per_s)
         job_seen = True
         _wait(domain, target, on_progress)
         if _is_ready(domain, target):
@@ -57,14 +61,17 @@ def _check_left(domain: Any, target: str, top_path: str) -> None:
         )
 
 
-def _start(domain: Any, target: str, chain: tuple[str, ...], top_path: str, base_path: str) -> None:
+def _start(domain: Any, target: str, top_path: str, base_path: str, bytes_per_s: int) -> None:
+    chain = read_chain(domain.XMLDesc(0), target)
     if base_path not in chain[chain.index(top_path) + 1 :]:
         raise Failed(
             ErrorCase.HYPERVISOR_FAILED, f"disk {target}: {base_path} is not below {top_path} in the running chain"
         )
     active = chain[0] == top_path
-    flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if active else 0
-    domain.blockCommit(target, base_path, top_path, 0, flags)
+    flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
+    if active:
+        flags |= libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
+    domain.blockCommit(target, base_path, top_path, bytes_per_s, flags)
 
 
 def _wait(domain: Any, target: str, on_progress: OnMerge) -> None:

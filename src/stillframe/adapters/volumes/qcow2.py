@@ -15,6 +15,7 @@ from typing import Any
 from stillframe.adapters.volumes import files
 from stillframe.adapters.volumes.qemu_img import QemuImg
 from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.ports.hypervisor import MergeProgress, OnMerge
 from stillframe.ports.volumes import ImageInfo, OwnedFile
 
 _DAY_S = 24 * 3600.0
@@ -31,10 +32,13 @@ class Qcow2Volumes:
         call_timeout_s: float = 60.0,
         commit_timeout_s: float = _DAY_S,
         lock_wait_s: float = 10.0,
+        merge_bytes_per_s: int = 0,
     ) -> None:
+        """``merge_bytes_per_s``: how fast a merge may be; 0: as fast as it goes."""
         self._qemu_img = QemuImg(program, lock_wait_s)
         self._call_timeout_s = call_timeout_s
         self._commit_timeout_s = commit_timeout_s
+        self._rate = ["-r", str(merge_bytes_per_s)] if merge_bytes_per_s > 0 else []
 
     def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
         """The image's own header, without its lock and without looking at its backing file; None when proved absent.
@@ -80,13 +84,15 @@ class Qcow2Volumes:
             files.sync_file(Path(path))
             files.sync_directory(Path(path).parent)
 
-    def ensure_committed(self, top_path: str, base_path: str) -> None:
+    def ensure_committed(self, top_path: str, base_path: str, on_progress: OnMerge | None = None) -> None:
         """``base_path`` reads what ``top_path`` reads, in contents and in size, durably; top reads the same throughout.
 
         Zeroes and discards of top count as data. A larger top makes the base grow; a smaller one makes it shrink
         afterwards: a child of top that is larger than top reads zeroes beyond top's end, and would read the base's old
         data there. Interrupted anywhere, top is unchanged and the base is a mixture that only a repetition makes
         whole; repeating is always safe.
+
+        qemu-img tells progress as a percentage: the bytes are this share of what top occupies, its metadata included.
 
         Raises:
             Failed: STORAGE_FAILED before anything is done when top's backing file is not base, or either is missing;
@@ -105,12 +111,19 @@ class Qcow2Volumes:
         base = self._existing(base_path, top.backing_format)
         # -d leaves top's data where it is; without it a crash would find top half emptied. The page cache is used:
         # QEMU orders its metadata by flushes, and the fsync below makes the whole result durable.
-        commit = ["commit", "-q", "-d", "-f", "qcow2", "-b", top.backing_path, top_path]
-        self._qemu_img.run(commit, top_path, self._commit_timeout_s)
+        tell = on_progress or (lambda _progress: None)
+        commit = ["commit", "-p", "-d", *self._rate, "-f", "qcow2", "-b", top.backing_path, top_path]
+        self._qemu_img.run(
+            commit,
+            top_path,
+            self._commit_timeout_s,
+            on_percent=lambda percent: tell(MergeProgress(int(top.disk_bytes * percent / 100), top.disk_bytes)),
+        )
         if top.virtual_bytes < base.virtual_bytes:
             resize = ["resize", "-q", "--shrink", "-f", base.format, base_path, str(top.virtual_bytes)]
             self._qemu_img.run(resize, base_path, self._commit_timeout_s)
         self.ensure_durable(base_path)
+        tell(MergeProgress(top.disk_bytes, top.disk_bytes))
 
     def ensure_backing(self, path: str, backing_path: str, backing_format: str) -> None:
         """``path``'s header names this backing file and format; no data moves; durable. Safe to repeat.

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
@@ -20,6 +21,11 @@ _NO_SPACE = ("No space left on device", "Disk quota exceeded")
 _LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock', 'Failed to get "consistent read" lock')
 _RETRY_PAUSE_S = 0.1
 _KILL_WAIT_S = 5.0
+_LOOK_EVERY_S = 0.2
+# What ``-p`` prints, each followed by a carriage return (QEMU's util/qemu-progress.c); the last of a piece may be cut off.
+_PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
+
+OnPercent = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,15 @@ class QemuImg:
     program: str = "qemu-img"
     lock_wait_s: float = 10.0
 
-    def run(self, arguments: Sequence[str], path: str, timeout_s: float, *, accepted: Collection[int] = (0,)) -> str:
+    def run(
+        self,
+        arguments: Sequence[str],
+        path: str,
+        timeout_s: float,
+        *,
+        accepted: Collection[int] = (0,),
+        on_percent: OnPercent | None = None,
+    ) -> str:
         """Standard output of a call that succeeded.
 
         Args:
@@ -41,6 +55,7 @@ class QemuImg:
             path: the file that the call is about; errors name it.
             timeout_s: longest run of one attempt.
             accepted: exit statuses that are no failure.
+            on_percent: told how far it is, in this thread and ascending, when ``-p`` is among the arguments.
 
         Raises:
             Failed: SPACE_EXHAUSTED or STORAGE_FAILED, with qemu-img's words; the process has ended.
@@ -48,7 +63,7 @@ class QemuImg:
         """
         give_up_at = time.monotonic() + self.lock_wait_s
         while True:
-            returncode, output, words = self._once(arguments, path, timeout_s)
+            returncode, output, words = self._once(arguments, path, timeout_s, on_percent)
             if returncode in accepted:
                 return output
             locked = any(lock in words for lock in _LOCKED)
@@ -56,7 +71,9 @@ class QemuImg:
                 raise _failure(arguments[0], path, returncode, words)
             time.sleep(_RETRY_PAUSE_S)
 
-    def _once(self, arguments: Sequence[str], path: str, timeout_s: float) -> tuple[int, str, str]:
+    def _once(
+        self, arguments: Sequence[str], path: str, timeout_s: float, on_percent: OnPercent | None
+    ) -> tuple[int, str, str]:
         program = shutil.which(self.program)
         if program is None:
             raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: {self.program} is not installed")
@@ -71,7 +88,7 @@ class QemuImg:
             errors="replace",
         )
         try:
-            output, words = process.communicate(timeout=timeout_s)
+            output, words = _follow(process, timeout_s, on_percent)
         except subprocess.TimeoutExpired:
             _kill(process, arguments[0], path, timeout_s)
             raise Failed(
@@ -81,6 +98,29 @@ class QemuImg:
             process.kill()
             raise
         return process.returncode, output, words
+
+
+def _follow(process: subprocess.Popen[str], timeout_s: float, on_percent: OnPercent | None) -> tuple[str, str]:
+    """What ``communicate`` returns; on the way ``on_percent`` hears what has been printed so far.
+
+    Raises:
+        TimeoutExpired: after ``timeout_s``; the process goes on.
+    """
+    if on_percent is None:
+        return process.communicate(timeout=timeout_s)
+    give_up_at = time.monotonic() + timeout_s
+    said = 0.0
+    while True:
+        try:
+            return process.communicate(timeout=_LOOK_EVERY_S)
+        except subprocess.TimeoutExpired as unfinished:
+            if time.monotonic() >= give_up_at:
+                raise
+            # raw bytes even of a text stream, and everything from the beginning
+            printed = _PERCENT.findall(unfinished.output or b"")
+        if printed and float(printed[-1]) > said:
+            said = float(printed[-1])
+            on_percent(said)
 
 
 @functools.cache
