@@ -368,6 +368,7 @@ def check_commit_tells_its_progress(bench: VolumesBench) -> None:
     bench.write(top, "qcow2", "write -P 7 0 2M")
     told: list[MergeProgress] = []
     bench.volumes.ensure_committed(top, base, told.append)
+    assert told
     assert told[-1].bytes_done == told[-1].bytes_total >= 2 * MIB
     assert {progress.bytes_total for progress in told} == {told[-1].bytes_total}
     done = [progress.bytes_done for progress in told]
