@@ -58,7 +58,7 @@ async def doctor(params: Annotated[DoctorParams, Query()], door: DoorOf) -> Resp
     return answer(doctor_data(await door.look(door.use_cases.doctor, params.deep)))
 
 
-@router.post("/doctor/repair", operation_id="repairByDoctor", responses=answers(DoctorData))
+@router.post("/doctor/repair", operation_id="repairByDoctor", responses=acts(DoctorData))
 async def repair(body: RepairBody, door: DoorOf, caller: CallerOf) -> Response:
     """Repair what has exactly one right answer; `findings` is what is left after it."""
     return answer(doctor_data(await door.act(door.use_cases.repair, bool(body.deep), caller)))

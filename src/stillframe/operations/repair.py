@@ -48,8 +48,10 @@ class Repairs:
             FindingKind.ORPHAN_SCREENSHOT: lambda finding: self._world.memory_store.drop_screenshot(finding.uuid),
         }
 
-    def repair(self, *, deep: bool) -> Report:
+    def repair(self, *, deep: bool, began: Callable[[str], None]) -> Report:
         """Repair what may be repaired; ``findings`` of the report are what is left after it.
+
+        ``began`` hears the uuid of each VM's operation.
 
         Raises:
             Failed: as ``Doctor.look``.
@@ -60,13 +62,14 @@ class Repairs:
                 wanted.setdefault(finding.vm_uuid, []).append(finding)
         repairs: list[Repair] = []
         for vm_uuid, findings in wanted.items():
-            repairs += self._on_vm(vm_uuid, findings) if vm_uuid else self._delete_files("")
+            repairs += self._on_vm(vm_uuid, findings, began) if vm_uuid else self._delete_files("")
         return replace(self._doctor.look(deep=deep), repairs=tuple(repairs))
 
-    def _on_vm(self, vm_uuid: str, wanted: Collection[Finding]) -> list[Repair]:
+    def _on_vm(self, vm_uuid: str, wanted: Collection[Finding], began: Callable[[str], None]) -> list[Repair]:
         about = About(vm_uuid, next(iter(wanted)).vm_name)
         try:
             with self._runner.claim(about, Slot.EXCLUSIVE, KIND) as claim:
+                began(claim.row.uuid)
                 return self._repair_vm(vm_uuid, claim.row.uuid)
         except StillframeError as error:
             return [Repair(finding, _words(error)) for finding in wanted]

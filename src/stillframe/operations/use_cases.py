@@ -246,8 +246,8 @@ class UseCases:
         return self._doctor.look(deep=deep)
 
     def repair(self, deep: bool, caller: Caller) -> Report:
-        with logged(self.world, Attempt(caller, "doctor repair")):
-            return self._repairs.repair(deep=deep)
+        with logged(self.world, Attempt(caller, "doctor repair")) as attempt:
+            return self._repairs.repair(deep=deep, began=attempt.began)
 
     # --- tasks: the operations, as those who wait for them see them ---------------------------------------------
 
