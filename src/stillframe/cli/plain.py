@@ -1,0 +1,78 @@
+"""How commands print, and how they find what they are asked about."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from stillframe.cli.client import EXIT_FAILED, CliError, call
+from stillframe.settings import Settings
+
+EXIT_USAGE = 2
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+State = Annotated[
+    Path | None, typer.Option("--state", metavar="DIR", help="The service's state directory.", show_default=False)
+]
+
+
+def settings_with(**chosen: Any) -> Settings:
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        reasons = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise CliError(EXIT_USAGE, *(f"stillframe: setting {reason}" for reason in reasons)) from error
+
+
+def service_at(state: Path | None) -> Settings:
+    return settings_with() if state is None else settings_with(state=state)
+
+
+def is_uuid(text: str) -> bool:
+    return _UUID.fullmatch(text) is not None
+
+
+def uuid_of(service: Settings, machine: str) -> str:
+    """The uuid of the VM of this name; a uuid stands for itself."""
+    if is_uuid(machine):
+        return machine
+    query = {"filter_name": machine, "filter_fuzzy": "false"}
+    found = [row["uuid"] for row in call(service, "GET", "/v1/compute/list", params=query)["domains"]]
+    if len(found) == 1:
+        return str(found[0])
+    if found:
+        raise CliError(
+            EXIT_FAILED,
+            f'stillframe: several virtual machines are called "{machine}"; give the uuid',
+            f"stillframe：有多台虚拟机名为“{machine}”；请使用 uuid",
+        )
+    raise CliError(
+        EXIT_FAILED,
+        f'stillframe: no virtual machine is called "{machine}"; see "stillframe vm list"',
+        f"stillframe：没有名为“{machine}”的虚拟机；请查看“stillframe vm list”",
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns; wide characters count twice."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*shown, strict=True)]
+    return [
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in shown
+    ]
+
+
+def printable(text: str) -> str:
+    """What could move a terminal's cursor is shown as "?": names are chosen by others."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
