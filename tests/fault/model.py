@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from stillframe.domain.errors import ErrorCase
 
@@ -99,6 +100,7 @@ class Model:
         return {name: below for name, below in found.items() if below or not name}
 
 
+@lru_cache(maxsize=256)
 def raw(contents: Contents) -> bytes:
     """The contents as the disk's bytes."""
     return b"".join(bytes([pattern]) * BLOCK_BYTES for pattern in contents)

@@ -20,7 +20,7 @@ from stillframe.operations.recovery import OPERATIONS
 from support.lab import make_vm, settle
 from support.ledger import check_census, layer_paths, rows
 from support.private_libvirtd import PrivateLibvirtd
-from support.qcow2_reader import read_image
+from support.qcow2_reader import Reader
 from support.service import SNAPSHOT, Vm, eventually
 from support.struck import At, Striker, StruckService
 
@@ -98,6 +98,7 @@ class Bench:
         self.figures = Figures()
         self.history: list[str] = []
         self.broken = True
+        self._reader = Reader()
         self._made = 0
         self.vm: Vm
         self.model: Model
@@ -180,23 +181,23 @@ class Bench:
                 found.append(f"{what} is {seen}, not {wanted}")
         layers = {name: {disk: path for disk, (path, _) in of.items()} for name, of in layer_paths(self.vm).items()}
         layers["head"] = self._head_paths()
-        known: dict[str, bytes] = {}
         for name, disks in (*((n, snap.disks) for n, snap in model.snapshots.items()), ("head", model.disks)):
             for target, contents in disks.items():
                 path = layers.get(name, {}).get(target)
                 if path is None:
                     found.append(f"{name} has no {target}")
-                elif read_image(path, known) != raw(contents):
+                elif self._reader.read(path) != raw(contents):
                     found.append(f"{target} of {name} ({path}) is not what it was")
         return found
 
     def compare_by_qemu(self) -> None:
-        """Every byte again, as qemu-img reads it."""
+        """Every byte again, as qemu-img reads it too."""
+        self._reader.forget()
         self.compare()
         layers = {name: {disk: path for disk, (path, _) in of.items()} for name, of in layer_paths(self.vm).items()}
         layers["head"] = self._head_paths()
         for path in {path for of in layers.values() for path in of.values()}:
-            assert read_image(path) == _converted(path), path
+            assert self._reader.read(path) == _converted(path), path
 
     def _head_paths(self) -> dict[str, str]:
         """The files that the VM's definition names."""
@@ -253,6 +254,7 @@ class Bench:
         self.service.await_death()
         self._come_back(again)
         settle(self.service)
+        self._reader.forget()
         may = [self.model]
         for act in acts:
             after = act(may[-1])
