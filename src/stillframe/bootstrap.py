@@ -7,6 +7,7 @@ import ipaddress
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -141,11 +142,16 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=60,
+                timeout_graceful_shutdown=settings.shutdown_timeout_s,
             )
         )
         server.announce = lambda: _announce(settings, host, port)
+        server.is_working = lambda: service.use_cases.is_working
+        server.service_file = settings.service_file
         service.use_cases.mender.start()
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn stops at them, and then raises them once more: the default would end us before we have cleaned up
+            signal.signal(stop, lambda _number, _frame: None)
         try:
             server.run()
         except SystemExit:
@@ -187,14 +193,29 @@ def _only_service(state: Path) -> Iterator[None]:
 
 
 class _AnnouncingServer(uvicorn.Server):
-    """Says where it is reached as soon as it listens, not before."""
+    """Says where it is reached as soon as it listens, not before; does not outstay its time when told to stop."""
 
     announce: Callable[[], None]
+    is_working: Callable[[], bool]
+    service_file: Path
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Requests have had their time when this goes on; a merge may want hours.
+
+        Its thread cannot be ended, and asyncio and Python would both wait for it: but operations are made to be cut off
+        anywhere.
+        """
+        await super().shutdown(sockets)
+        if self.is_working():
+            log.warning("operations are under way: they go on at the next start")
+            self.service_file.unlink(missing_ok=True)
+            logging.shutdown()
+            os._exit(0)
 
 
 def _announce(settings: Settings, host: str, port: int) -> None:

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         lt=1 << 63,
         description="How fast a merge may be, so that guests do not feel it; 0: as fast as it goes.",
     )
+    shutdown_timeout_s: int = Field(
+        30, ge=0, description="Longest wait for requests under way when the service is told to stop."
+    )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     @property

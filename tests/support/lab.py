@@ -14,7 +14,7 @@ from pathlib import Path
 from support.ledger import checksums, rows
 from support.offline import Lot, domain_xml, file_disk, image, lot, write
 from support.private_libvirtd import PrivateLibvirtd
-from support.service import Vm, eventually
+from support.service import Service, Vm, eventually
 from support.struck import Striker, StruckService
 
 
@@ -46,14 +46,14 @@ def virsh(daemon: PrivateLibvirtd, *words: str) -> str:
     return done.stdout.strip()
 
 
-def make_vm(daemon: PrivateLibvirtd, service: StruckService, name: str, *, disks: int = 2, size: str = "8M") -> Vm:
+def make_vm(daemon: PrivateLibvirtd, service: Service, name: str, *, disks: int = 2, size: str = "8M") -> Vm:
     one: Lot = lot(service, name)
     sources = [file_disk(image(one.directory / f"disk-{n}.qcow2", size=size), f"vd{'abcd'[n]}") for n in range(disks)]
     define(daemon, one.directory, domain_xml(one, sources))
     return one.vm(service)
 
 
-def settle(service: StruckService) -> None:
+def settle(service: Service) -> None:
     """Recovery, mending and saving have ended: no operation is under way, and none is left."""
     query = "SELECT kind, state, error FROM operations WHERE lock_key IS NOT NULL OR state = 'left'"
     eventually(lambda: not rows(service, query), "every operation has ended", timeout_s=120)

@@ -93,6 +93,16 @@ class Service:
         assert self._process is not None
         return self._process.pid
 
+    def terminate(self) -> int:
+        """SIGTERM; returns the exit code when it has ended by itself."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(timeout=60)
+
+    def configure(self, **settings: str) -> None:
+        """What the next start is to have set otherwise."""
+        self._environment |= {f"STILLFRAME_{name.upper()}": value for name, value in settings.items()}
+
     def kill(self) -> None:
         """SIGKILL, as a crash would."""
         assert self._process is not None

@@ -234,6 +234,12 @@ class ErrorCase(Enum):
         "the operation was cancelled and has been undone; nothing of it is left",
         "操作已被取消并已撤销；没有任何残留",
     )
+    STOPPING = Case(
+        24010,
+        503,
+        "the service is being stopped; what it was doing is finished or undone at its next start; see the task list then",
+        "服务正在停止；未完成的操作将在下次启动时完成或撤销；请届时查看任务列表",
+    )
     NOT_AUTHENTICATED = Case(
         25001, 401, "no valid ApiKey was given; send the header ApiKey", "未提供有效的 ApiKey；请在请求头中携带 ApiKey"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -11,7 +12,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stillframe.domain.errors import ErrorCase, Refused, StillframeError
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.http.envelope import EnvelopeResponse, crash_of, described_call, failure_of, log_outcome
 from stillframe.settings import Settings
 
@@ -69,6 +70,12 @@ class Transport:
             await self._serve(scope, receive, outlet)
         except _ClientGoneError:
             log.info("request %s: the client left before the request was complete", scope[REQUEST_ID])
+        except asyncio.CancelledError:
+            # only a server that is being stopped cancels; its time for this request is over, the work goes on
+            if outlet.started:
+                raise
+            stopping = Failed(ErrorCase.STOPPING, f"request {scope[REQUEST_ID]}")
+            await respond(self._settings, scope, stopping)(scope, receive, outlet)
         except Exception as error:
             call = described_call(scope["method"], scope["path"])
             crash = crash_of(scope[REQUEST_ID], call, error)

@@ -199,6 +199,11 @@ class Runner:
             work.cancel()
         return state
 
+    @property
+    def is_working(self) -> bool:
+        """Some operation is being driven at this moment."""
+        return bool(self._works)
+
     def tell(self, operation_uuid: str, kind: str, step: str, phase: Phase) -> None:
         self.world.watch(Moment(operation_uuid, kind, step, phase))
 

@@ -45,6 +45,11 @@ class UseCases:
         self._doctor = Doctor(world, cluster)
         self._repairs = Repairs(self._runner, self.recovery, self._doctor, cluster)
 
+    @property
+    def is_working(self) -> bool:
+        """Some operation is being driven at this moment; cut off, it is taken up at the next start."""
+        return self._runner.is_working
+
     # --- looking -----------------------------------------------------------------------------------------------
 
     def list_snapshots(self, ref: VmRef, name_part: str, page_number: int, page_size: int) -> SnapshotPage:
