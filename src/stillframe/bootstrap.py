@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 _SWITCH_INTERVAL_S = 0.0005
 
 
+class _AnotherServiceError(Exception):
+    """Another ``stillframe serve`` runs on the state directory."""
+
+
 @dataclass(frozen=True)
 class Service:
     """A built service: what it uses, and what must be closed."""
@@ -124,7 +128,14 @@ def serve(settings: Settings, watch: Watch = unwatched) -> int:
         case = error.case.value
         print(f"{case.message}\n{case.message_cn}\n{error.desc}", file=sys.stderr)  # noqa: T201 -- see above
         return 1
-    except (BlockingIOError, OSError) as error:
+    except _AnotherServiceError:
+        print(  # noqa: T201 -- see above
+            f"cannot use {settings.state}: another stillframe serve runs on this state directory\n"
+            f"无法使用 {settings.state}：另一个 stillframe serve 正在使用该状态目录",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:
         print(f"cannot use {settings.state}: {error}\n无法使用 {settings.state}", file=sys.stderr)  # noqa: T201
         return 1
 
@@ -182,13 +193,13 @@ def _only_service(state: Path) -> Iterator[None]:
     """One service per state directory: two would recover each other's running operations.
 
     Raises:
-        BlockingIOError: another one runs.
+        _AnotherServiceError: another one runs.
     """
     with (state / "lock").open("a", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BlockingIOError(error.errno, "another stillframe serve runs on this state directory") from error
+            raise _AnotherServiceError from error
         yield
 
 
