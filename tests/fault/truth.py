@@ -92,7 +92,8 @@ class Figures:
 class Bench:
     """One service, and one shut-off VM at a time with its model. ``renew`` gives a fresh VM, after a difference."""
 
-    def __init__(self, daemon: PrivateLibvirtd, service: StruckService) -> None:
+    def __init__(self, daemon: PrivateLibvirtd, service: StruckService, name: str = "truth") -> None:
+        self.name = name
         self.daemon = daemon
         self.service = service
         self.figures = Figures()
@@ -110,7 +111,7 @@ class Bench:
             self._made += 1
             self.service.spare()
             self.service.ensure_started()
-            self.vm = make_vm(self.daemon, self.service, f"truth-{self._made}", size=str(DISK_BYTES))
+            self.vm = make_vm(self.daemon, self.service, f"{self.name}-{self._made}", size=str(DISK_BYTES))
             self.model = Model(dict.fromkeys(TARGETS, (0,) * BLOCKS))
             self.broken = False
 
