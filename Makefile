@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup demo up test test-fast fault lint bench docs-errors clean
+.PHONY: help setup demo up test test-fast fault soak lint bench docs-errors clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test-fast: setup ## unit and contract tests, no guest, no service, under a minut
 
 fault: setup ## kill and fail every step of every operation on real guests; writes the table in docs/operating.md
 	$(AS_ROOT) $(PYTHON) tests/fault/run.py --write docs/operating.md
+
+MINUTES ?= 10
+soak: setup ## random steps against the model for MINUTES=n minutes, with fresh seeds
+	$(AS_ROOT) $(PYTHON) scripts/soak.py --minutes $(MINUTES)
 
 lint: setup ## ruff, mypy --strict, import-linter
 	.venv/bin/ruff check

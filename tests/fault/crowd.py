@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class Crowd:
     _modified: dict[str, list[Modified]] = field(default_factory=dict)
     _told: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
     _disks: dict[str, tuple[str, str]] = field(default_factory=dict)  # uuid of a disk snapshot -> snapshot, target
-    _entries: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    _entries: defaultdict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
     _names: dict[str, list[str]] = field(default_factory=dict)  # by VM: names that may exist
     _last: dict[str, int] = field(default_factory=dict)  # by VM: the journal's last operation before the crowd came
     _created: int = 0
@@ -124,7 +124,7 @@ class Crowd:
             snapshot = answer["data"]
             for entry in snapshot["disk_snapshot_list"]:
                 self._disks[entry["SnapshotUuid"]] = (snapshot["name"], entry["DiskDrive"])
-                known = self._entries.setdefault(bench.vm.uuid, [])
+                known = self._entries[bench.vm.uuid]
                 if entry not in known:
                     known.append(entry)
 
@@ -133,20 +133,10 @@ class Crowd:
         uuid = bench.vm.uuid
         if call == "create" and len(self._names[uuid]) > _MOST_SNAPSHOTS:
             call = "delete"
-        name = self._some_name(bench)
-        if call == "delete" and name == KEPT:
+        asked = self._ask(bench, call)
+        if asked is None:
             return
-        body: dict[str, Any] = {"name": name}
-        path = f"{SNAPSHOT}/{call}"
-        if call == "create":
-            body = {"name": self._new_name()}
-        elif call == "modify":
-            body["description"] = f"description {self.random.randrange(1 << 30)}"
-        elif call == "rollback_volume":
-            entries = self._entries.get(uuid)
-            if not entries:
-                return
-            path, body = VOLUMES, {"disk_snapshot_list": [self.random.choice(entries)]}
+        path, body = asked
         begun = time.monotonic()
         answer = (await http.post(path, json={"cluster_uuid": "", "compute_uuid": uuid, **body})).json()
         ended = time.monotonic()
@@ -165,6 +155,22 @@ class Crowd:
             self._names[uuid].append(about)
         elif call == "delete":
             self._names[uuid].remove(about)
+
+    def _ask(self, bench: Bench, call: str) -> tuple[str, dict[str, Any]] | None:
+        """Path and body of a request; None when there is nothing yet to ask for."""
+        name = self._some_name(bench)
+        match call:
+            case "create":
+                return f"{SNAPSHOT}/create", {"name": self._new_name()}
+            case "modify":
+                return f"{SNAPSHOT}/modify", {"name": name, "description": f"{self.random.randrange(1 << 30)}"}
+            case "rollback_volume":
+                there = self._names[bench.vm.uuid]
+                entries = [e for e in self._entries[bench.vm.uuid] if self._disks[e["SnapshotUuid"]][0] in there]
+                return (VOLUMES, {"disk_snapshot_list": [self.random.choice(entries)]}) if entries else None
+            case "delete" if name == KEPT:
+                return None
+        return f"{SNAPSHOT}/{call}", {"name": name}
 
     def _some_name(self, bench: Bench) -> str:
         return self.random.choice([*self._names[bench.vm.uuid], "no such"])

@@ -29,7 +29,7 @@ TARGETS = ("vda", "vdb")
 _LIFE = ("claimed", "planned", "closing", "closed")
 _STEP = ("before", "acted", "noted")
 _UNDO = ("undoing", "taken back")
-_LEFT = "SELECT kind, state FROM operations WHERE lock_key IS NOT NULL OR state = 'left'"
+OPEN = "SELECT kind, state FROM operations WHERE lock_key IS NOT NULL OR state = 'left'"
 
 Act = Callable[[Model], Model | ErrorCase]
 
@@ -80,6 +80,17 @@ class Figures:
     crashes: int = 0
     failures: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Figures) -> Figures:
+        kinds = {kind: self.kinds.get(kind, 0) + other.kinds.get(kind, 0) for kind in {*self.kinds, *other.kinds}}
+        return Figures(
+            self.steps + other.steps,
+            self.refused + other.refused,
+            self.struck + other.struck,
+            self.crashes + other.crashes,
+            self.failures + other.failures,
+            kinds,
+        )
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items()))
@@ -283,7 +294,7 @@ class Bench:
             told = json.loads((self.service.state / "service.json").read_text())
         except (FileNotFoundError, ValueError):
             return False
-        return told["pid"] == self.service.pid and not rows(self.service, _LEFT)
+        return told["pid"] == self.service.pid and not rows(self.service, OPEN)
 
     @contextmanager
     def _step(self, kind: str, words: str) -> Iterator[None]:
