@@ -110,8 +110,12 @@ def domain_xml(
     fill_mib: int = 16,
     dirty_pages: int = 20,
     monitor: str = "",
+    kernel: str = "",
 ) -> str:
-    """A definition of the witness guest; ``monitor``: the path of a QMP socket beside libvirt's own."""
+    """A definition of the witness guest; ``monitor``: the path of a QMP socket beside libvirt's own.
+
+    ``kernel``: more words for its command line.
+    """
     beside = ""
     if monitor:
         words = "".join(f"<qemu:arg value='{word}'/>" for word in ("-qmp", f"unix:{monitor},server=on,wait=off"))
@@ -126,7 +130,7 @@ def domain_xml(
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{_GUEST_IMAGE / "vmlinuz"}</kernel>
     <initrd>{_GUEST_IMAGE / "initrd.gz"}</initrd>
-    <cmdline>console=ttyS0 quiet mb={fill_mib} dirty={dirty_pages}</cmdline>
+    <cmdline>console=ttyS0 quiet mb={fill_mib} dirty={dirty_pages} {kernel}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='maximum'/>

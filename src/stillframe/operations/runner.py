@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from stillframe.domain.errors import ErrorCase, Failed, StillframeError
+from stillframe.domain.errors import ErrorCase, Failed, StillframeError, Unknown
 from stillframe.operations.moments import Moment, Phase
 from stillframe.operations.steps import Operation, P, Scratch, Step
 from stillframe.operations.work import Work
@@ -224,14 +224,18 @@ class Runner:
             del self._works[operation_uuid]
 
     def _patiently(self, what: str, act: Callable[[], None]) -> None:
-        """Steps and undos are idempotent: as long as the hypervisor cannot be reached they are tried again."""
+        """Steps and undos are idempotent: as long as the hypervisor cannot be reached they are tried again.
+
+        Nor is it reached when it takes a call and does not answer in time, as a daemon does that comes up again.
+        """
         give_up_at = time.monotonic() + self.world.limits.host_patience_s
         said = False
         while True:
             try:
                 act()
             except StillframeError as error:
-                if error.case is not ErrorCase.HOST_UNREACHABLE or time.monotonic() > give_up_at:
+                silent = isinstance(error, Unknown) and error.case is ErrorCase.HYPERVISOR_FAILED
+                if not (silent or error.case is ErrorCase.HOST_UNREACHABLE) or time.monotonic() > give_up_at:
                     raise
                 if not said:
                     log.warning("%s: the hypervisor cannot be reached, waiting for it: %s", what, error.desc)
