@@ -10,10 +10,11 @@ backs on base -> one transaction gives top's references to base -> top's file go
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from stillframe.domain import rules
-from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.errors import ErrorCase, Failed, StillframeError
 from stillframe.domain.layers import Drop, Layer, Merge, plan_collection
 from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.vm import SourceKind, Vm
@@ -24,6 +25,7 @@ from stillframe.operations.world import World
 from stillframe.ports.hypervisor import MergeProgress, OnMerge
 from stillframe.ports.metadata import Slot, Transaction
 
+log = logging.getLogger(__name__)
 KIND = "delete"
 
 
@@ -130,7 +132,22 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
 
 
 def commit_layer(world: World, vm_uuid: str, merge: MergePlan, on_progress: OnMerge) -> None:
-    """``merge.base`` holds all of ``merge.top``, and the VM's disk is off ``top`` if it was on it."""
+    """``merge.base`` holds all of ``merge.top``, and the VM's disk is off ``top`` if it was on it.
+
+    A VM that goes off in the middle of a live merge does not end it: it is begun anew without QEMU.
+    """
+    for last in (False, False, True):
+        try:
+            _commit_once(world, vm_uuid, merge, on_progress)
+        except StillframeError as error:
+            if last or error.case is not ErrorCase.VM_NOT_RUNNING:
+                raise
+            log.warning("%s", error.desc)
+        else:
+            return
+
+
+def _commit_once(world: World, vm_uuid: str, merge: MergePlan, on_progress: OnMerge) -> None:
     vm = world.inventory.get_vm(vm_uuid)
     target_of = {disk.path: disk.target for disk in vm.disks}
     chains = _running_chains(world, vm)

@@ -168,6 +168,9 @@ class PointInTimeFixer(Protocol):
 
         Returns when the VM reads from the base and the job has ended; finds and finishes a job that an earlier,
         interrupted call left. Safe to repeat: nothing happens when top is no longer in the chain.
+
+        Raises:
+            Failed: VM_NOT_RUNNING when the VM went off meanwhile; both files read the same as before.
         """
         ...
 

@@ -20,8 +20,8 @@ from lxml import etree
 from stillframe.adapters.libvirt import migration, rewrite
 from stillframe.adapters.libvirt.block_nodes import commit_behind_libvirt, real_chain, remove_loose_nodes
 from stillframe.adapters.libvirt.connection import Connection
+from stillframe.adapters.libvirt.death import has_died, unless_it_dies
 from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain, read_disks
-from stillframe.adapters.libvirt.inventory import wait_until
 from stillframe.adapters.libvirt.merge import commit_live
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
@@ -41,7 +41,6 @@ _SNAPSHOT_FLAGS = (
 # a plain live capture has to converge on a busy guest; a background one returns at once
 _FIX_TIMEOUT_S = 900.0
 _STEP_TIMEOUT_S = 600.0
-_DEATH_NOTICE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -110,21 +109,22 @@ class LibvirtPointInTime:
     def abandon_point(self, request: PointRequest) -> None:
         def act(conn: Any) -> None:
             domain = conn.lookupByUUIDString(request.vm_uuid)
-            if not domain.isActive():
-                return
-            # first of all the guest runs again; all else can wait
-            if request.vm_was_running and _is_paused(domain):
-                self._release_paused(domain)
-            if request.memory_path is not None:
-                _cancel_capture(domain, request.memory_path)
-            for switch in request.switches:
-                _take_disk_back(domain, switch, self._merge_bytes_per_s)
+            unless_it_dies(domain, lambda: self._take_back(domain, request))
 
         try:
             self._connection.call(f"take a point in time back (VM {request.vm_uuid})", act, timeout_s=_STEP_TIMEOUT_S)
         finally:
             if request.memory_path is not None:
                 self._let_go(request.memory_path)
+
+    def _take_back(self, domain: Any, request: PointRequest) -> None:
+        # first of all the guest runs again; all else can wait
+        if request.vm_was_running and _is_paused(domain):
+            self._release_paused(domain)
+        if request.memory_path is not None:
+            _cancel_capture(domain, request.memory_path)
+        for switch in request.switches:
+            _take_disk_back(domain, switch, self._merge_bytes_per_s)
 
     def _release_paused(self, domain: Any) -> None:
         try:
@@ -145,13 +145,18 @@ class LibvirtPointInTime:
         self._connection.call(f"switch disks of the definition (VM {vm_uuid})", act)
 
     def commit_live(self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
+        def act(domain: Any) -> None:
+            try:
+                commit_live(domain, target, top_path, base_path, on_progress, bytes_per_s=self._merge_bytes_per_s)
+            except (libvirt.libvirtError, QmpError, StillframeError) as error:
+                if not has_died(domain):
+                    raise
+                raise Failed(
+                    ErrorCase.VM_NOT_RUNNING, f"VM {vm_uuid} was powered off while {top_path} was merged"
+                ) from error
+
         self._connection.domain_call(
-            f"merge {top_path} into {base_path}",
-            vm_uuid,
-            lambda domain: commit_live(
-                domain, target, top_path, base_path, on_progress, bytes_per_s=self._merge_bytes_per_s
-            ),
-            timeout_s=self._merge_timeout_s,
+            f"merge {top_path} into {base_path}", vm_uuid, act, timeout_s=self._merge_timeout_s
         )
 
     def probe_capture(self, vm_uuid: str) -> CaptureProgress:
@@ -160,8 +165,7 @@ class LibvirtPointInTime:
                 if domain.isActive():
                     return migration.progress(Qmp(domain))
             except libvirt.libvirtError:
-                # the monitor breaks a moment before libvirt has noticed that the process is gone
-                if not wait_until(lambda: not domain.isActive(), _DEATH_NOTICE_S):
+                if not has_died(domain):
                     raise
             return CaptureProgress("failed", 0, 0, "the virtual machine was powered off while its memory was saved")
 
@@ -169,8 +173,7 @@ class LibvirtPointInTime:
 
     def release_capture(self, vm_uuid: str, memory_path: str) -> None:
         def act(domain: Any) -> None:
-            if domain.isActive():
-                migration.release(Qmp(domain), memory_path)
+            unless_it_dies(domain, lambda: migration.release(Qmp(domain), memory_path))
 
         try:
             self._connection.domain_call("release the memory capture", vm_uuid, act)
@@ -179,8 +182,7 @@ class LibvirtPointInTime:
 
     def abandon_capture(self, vm_uuid: str, memory_path: str) -> None:
         def act(domain: Any) -> None:
-            if domain.isActive():
-                _cancel_capture(domain, memory_path)
+            unless_it_dies(domain, lambda: _cancel_capture(domain, memory_path))
 
         try:
             self._connection.domain_call("abandon the memory capture", vm_uuid, act)
