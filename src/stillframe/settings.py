@@ -44,6 +44,9 @@ class Settings(BaseSettings):
         64, ge=2, le=190, description="Most files that a disk's chain may have; capped by what libvirt can open (24)."
     )
     call_timeout_s: float = Field(30.0, gt=0, description="Longest wait for one hypervisor call.")
+    database_timeout_s: float = Field(
+        30.0, gt=0, description="Longest wait for a database that another process has locked, for each transaction."
+    )
     host_patience_s: float = Field(
         120.0, ge=0, description="Longest wait for a libvirt that is away, in the middle of an operation."
     )

@@ -8,7 +8,7 @@ import time
 
 from stillframe.domain.errors import StillframeError
 from stillframe.operations.recovery import Recovery
-from stillframe.operations.world import World
+from stillframe.operations.runner import Runner
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
@@ -19,8 +19,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 120.0
 class Mender:
     """A thread that looks for LEFT operations. Each is tried again after pauses that double."""
 
-    def __init__(self, world: World, recovery: Recovery) -> None:
-        self._world = world
+    def __init__(self, runner: Runner, recovery: Recovery) -> None:
+        self._runner = runner
+        self._world = runner.world
         self._recovery = recovery
         self._stopped = threading.Event()
         self._pause_s: dict[str, float] = {}
@@ -43,7 +44,8 @@ class Mender:
                 log.exception("looking for unfinished operations failed; it is repeated")
 
     def mend(self) -> None:
-        """Try every LEFT operation that is due."""
+        """Note what the database did not take earlier, and try every LEFT operation that is due."""
+        self._runner.note_ends()
         with self._world.metadata.read() as tx:
             left = tx.journal.left()
         for uuid in self._due_at.keys() - {row.uuid for row in left}:

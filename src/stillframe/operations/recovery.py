@@ -117,7 +117,7 @@ class Recovery:
             StillframeError: it could not be finished; it is in state LEFT then.
         """
         if row.state is OperationState.PLANNING:
-            self._runner.set_state(row.uuid, OperationState.REFUSED, "interrupted while planning")
+            self._runner.end(row.uuid, OperationState.REFUSED, "interrupted while planning")
             return
         operation = OPERATIONS[row.kind]
         plan = operation.decode(row.plan)
@@ -167,4 +167,4 @@ class Recovery:
                 log.exception("VM %s could not be released", plan.vm_uuid)
 
     def _close(self, row: OperationRow, words: str) -> None:
-        self._runner.set_state(row.uuid, OperationState.DONE, words)
+        self._runner.end(row.uuid, OperationState.DONE, words)

@@ -26,6 +26,7 @@ from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
 _HOST_POLL_S = 0.2
+_DATABASE_AWAY = (ErrorCase.STORAGE_FAILED, ErrorCase.SPACE_EXHAUSTED)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Runner:
     def __init__(self, world: World) -> None:
         self.world = world
         self._works: dict[str, Work] = {}
+        # operation uuid -> how it ended, where the database did not take it yet
+        self._unnoted: dict[str, tuple[OperationState, str]] = {}
 
     @contextmanager
     def claim(self, about: About, slot: Slot, kind: str) -> Iterator[Claim]:
@@ -73,6 +76,7 @@ class Runner:
         Raises:
             Refused: VM_BUSY.
         """
+        self.note_ends()
         row = new_row(self.world, about, slot, kind)
         with self.world.metadata.write() as tx:
             tx.journal.open(row)
@@ -82,10 +86,10 @@ class Runner:
             yield claim
         except BaseException as error:
             if not claim.planned:
-                self.set_state(row.uuid, OperationState.REFUSED, describe(error))
+                self.end(row.uuid, OperationState.REFUSED, describe(error))
             raise
         if not claim.planned:
-            self.set_state(row.uuid, OperationState.DONE)
+            self.end(row.uuid, OperationState.DONE)
 
     def drive(self, operation_uuid: str, operation: Operation[P], plan: P, done: frozenset[str]) -> Scratch:
         """Do every step that is not among ``done``; the operation is closed when this returns or raises."""
@@ -134,14 +138,22 @@ class Runner:
             step.do(self.world, plan, told)
             self.tell(operation_uuid, operation.kind, step.family, Phase.ACTED)
 
+        def note() -> None:
+            with self.world.metadata.write() as tx:
+                if step.record is not None:
+                    step.record(tx, plan, told)
+                tx.journal.step_done(operation_uuid, step.name, committed=step.commits)
+
+        what = f"{operation.kind}: {step.name}"
         if committed or operation.resumes:
-            self._patiently(f"{operation.kind}: {step.name}", act)
+            self._patiently(what, act)
         else:
             act()
-        with self.world.metadata.write() as tx:
-            if step.record is not None:
-                step.record(tx, plan, told)
-            tx.journal.step_done(operation_uuid, step.name, committed=step.commits)
+        if operation.resumes:
+            # nobody waits for its answer, and giving up would throw away what was saved
+            self._patiently(what, note, cases=_DATABASE_AWAY)
+        else:
+            note()
 
     def undo(
         self,
@@ -162,7 +174,7 @@ class Runner:
             Failed: LEFT_BEHIND when one failed; the operation is then left for recovery.
         """
         if holds_slot:
-            self.set_state(operation_uuid, OperationState.UNDOING, describe(cause))
+            self._begin_undo(operation_uuid, operation.kind, cause)
         for step in reversed(steps):
             if step.undo is None:
                 continue
@@ -171,9 +183,22 @@ class Runner:
             except Exception as error:
                 log.exception("operation %s (%s): undo of %s failed", operation_uuid, operation.kind, step.name)
                 words = f"{operation.kind} failed ({describe(cause)}) and could not be undone: {step.name}: {describe(error)}"
-                self.set_state(operation_uuid, OperationState.LEFT, words)
+                self.end(operation_uuid, OperationState.LEFT, words)
                 raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
         self._close(operation_uuid, operation.kind, OperationState.UNDONE, describe(cause))
+
+    def _begin_undo(self, operation_uuid: str, kind: str, cause: BaseException) -> None:
+        try:
+            self.set_state(operation_uuid, OperationState.UNDOING, describe(cause))
+        except StillframeError as error:
+            if error.case is ErrorCase.VM_BUSY:  # it was left, and the slot is another's by now: nothing is changed
+                raise
+            words = (
+                f"{kind} failed ({describe(cause)}) and is undone as soon as the database takes it: {describe(error)}"
+            )
+            log.error("operation %s: %s", operation_uuid, words)  # noqa: TRY400 -- the words say it
+            self.end(operation_uuid, OperationState.LEFT, words)
+            raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
 
     def _undo_step(self, operation_uuid: str, kind: str, step: Step[P], plan: P) -> None:
         undo = step.undo
@@ -212,6 +237,27 @@ class Runner:
         with self.world.metadata.write() as tx:
             tx.journal.set_state(operation_uuid, state, at=int(self.world.now_s()), error=error)
 
+    def end(self, operation_uuid: str, state: OperationState, error: str = "") -> None:
+        """Like ``set_state`` for a state that frees the slot, and never fails for the database's sake.
+
+        Where it cannot be noted now the outcome stands, and the slot is held until ``note_ends`` has noted it. Should
+        the service die before, recovery comes to the same end.
+        """
+        try:
+            self.set_state(operation_uuid, state, error)
+        except StillframeError as away:
+            log.exception("operation %s is %s, which could not be noted", operation_uuid, state)
+            if away.case in _DATABASE_AWAY:
+                self._unnoted[operation_uuid] = (state, error)
+
+    def note_ends(self) -> None:
+        """Note how operations ended, of which the database did not hear when it happened; what fails is kept."""
+        for operation_uuid in tuple(self._unnoted):
+            # taken out first: another thread may be at the same
+            outcome = self._unnoted.pop(operation_uuid, None)
+            if outcome is not None:
+                self.end(operation_uuid, *outcome)
+
     @contextmanager
     def _working(self, operation_uuid: str) -> Iterator[Work]:
         with self.world.metadata.read() as tx:
@@ -223,7 +269,9 @@ class Runner:
         finally:
             del self._works[operation_uuid]
 
-    def _patiently(self, what: str, act: Callable[[], None]) -> None:
+    def _patiently(
+        self, what: str, act: Callable[[], None], *, cases: tuple[ErrorCase, ...] = (ErrorCase.HOST_UNREACHABLE,)
+    ) -> None:
         """Steps and undos are idempotent: as long as the hypervisor cannot be reached they are tried again.
 
         Nor is it reached when it takes a call and does not answer in time, as a daemon does that comes up again.
@@ -235,30 +283,37 @@ class Runner:
                 act()
             except StillframeError as error:
                 silent = isinstance(error, Unknown) and error.case is ErrorCase.HYPERVISOR_FAILED
-                if not (silent or error.case is ErrorCase.HOST_UNREACHABLE) or time.monotonic() > give_up_at:
+                if not (silent or error.case in cases) or time.monotonic() > give_up_at:
                     raise
                 if not said:
-                    log.warning("%s: the hypervisor cannot be reached, waiting for it: %s", what, error.desc)
+                    log.warning("%s: tried again until it works: %s", what, error)
                 said = True
                 time.sleep(_HOST_POLL_S)
             else:
                 return
 
     def _has_committed(self, operation_uuid: str) -> bool:
-        """A commit whose reply was lost may have happened: the journal knows."""
-        with self.world.metadata.read() as tx:
-            row = tx.journal.get(operation_uuid)
+        """A commit whose reply was lost may have happened: the journal knows.
+
+        Where it cannot be asked now, the operation is left as if it had: who takes it up again reads the journal first.
+        """
+        try:
+            with self.world.metadata.read() as tx:
+                row = tx.journal.get(operation_uuid)
+        except StillframeError:
+            log.exception("operation %s: whether it has committed cannot be read now", operation_uuid)
+            return True
         return row is not None and row.state is OperationState.COMMITTED
 
     def _leave(self, operation_uuid: str, kind: str, step: str, error: BaseException) -> str:
         words = f"{kind} is past its point of no return and goes on by itself: {step}: {describe(error)}"
         log.error("operation %s: %s", operation_uuid, words)
-        self.set_state(operation_uuid, OperationState.LEFT, words)
+        self.end(operation_uuid, OperationState.LEFT, words)
         return words
 
     def _close(self, operation_uuid: str, kind: str, state: OperationState, error: str = "") -> None:
         self.tell(operation_uuid, kind, "", Phase.CLOSING)
-        self.set_state(operation_uuid, state, error)
+        self.end(operation_uuid, state, error)
         self.tell(operation_uuid, kind, "", Phase.CLOSED)
 
 

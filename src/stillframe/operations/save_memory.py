@@ -9,15 +9,17 @@ disk-only one: ``status: failed``, with the reason; the half-written file goes.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 
-from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.errors import ErrorCase, Failed, StillframeError
 from stillframe.domain.snapshot import MemoryState, MemoryStatus
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.metadata import Slot, Transaction
 
+log = logging.getLogger(__name__)
 KIND = "save_memory"
 _POLL_S = 0.05
 
@@ -44,7 +46,7 @@ def _await_capture(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None
             raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory of VM {plan.vm_uuid} was not saved: {now.reason}")
         if scratch.work.note(now.bytes_done, now.bytes_total):
             percent = 99 * now.bytes_done // max(1, now.bytes_total)
-            _note(world, plan, replace(plan.memory, progress=percent))
+            _show(world, plan, replace(plan.memory, progress=percent))
         time.sleep(_POLL_S)
 
 
@@ -53,13 +55,21 @@ def _note(world: World, plan: SaveMemoryPlan, memory: MemoryState) -> None:
         tx.snapshots.set_memory(plan.snapshot_uuid, memory)
 
 
+def _show(world: World, plan: SaveMemoryPlan, memory: MemoryState) -> None:
+    """For those who look; what is being saved is not given up because the database does not take it now."""
+    try:
+        _note(world, plan, memory)
+    except StillframeError as error:
+        log.warning("progress of memory state %s could not be noted: %s", memory.uuid, error)
+
+
 def _release(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
     world.keeper.release_capture(plan.vm_uuid, plan.memory_path)
 
 
 def _flush(world: World, plan: SaveMemoryPlan, _scratch: Scratch) -> None:
     """What follows needs the file on disk; pushed there at once it would hold up the guest's own writes."""
-    _note(world, plan, replace(plan.memory, status=MemoryStatus.UPLOADING, progress=99))
+    _show(world, plan, replace(plan.memory, status=MemoryStatus.UPLOADING, progress=99))
     world.memory_store.flush(plan.memory.uuid)
 
 

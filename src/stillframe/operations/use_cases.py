@@ -41,7 +41,7 @@ class UseCases:
         self.cluster = cluster
         self._runner = Runner(world)
         self.recovery = Recovery(self._runner)
-        self.mender = Mender(world, self.recovery)
+        self.mender = Mender(self._runner, self.recovery)
         self._doctor = Doctor(world, cluster)
         self._repairs = Repairs(self._runner, self.recovery, self._doctor, cluster)
 

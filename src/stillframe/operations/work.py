@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
-from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.ports.metadata import Metadata, Progress
 
+log = logging.getLogger(__name__)
 _NOTE_EVERY_S = 0.5
 
 
@@ -30,7 +32,10 @@ class Work:
         self._noted_at: float | None = None
 
     def note(self, bytes_done: int, bytes_total: int) -> bool:
-        """So many bytes of so many. True when it was written down, so that others may follow the rhythm."""
+        """So many bytes of so many. True when it is time to write it down, so that others may follow the rhythm.
+
+        A database that does not take it is no reason to fail: it is the next time's.
+        """
         now = time.monotonic()
         if self._begun_bytes is None:
             # what a resumed step finds done was not done at this step's rate
@@ -40,8 +45,13 @@ class Work:
         self._noted_at = now
         passed_s = now - self._begun_at
         rate = int((bytes_done - self._begun_bytes) / passed_s) if passed_s > 0 else 0
-        with self._metadata.write() as tx:
-            tx.journal.set_progress(self._operation_uuid, self._step, Progress(bytes_done, bytes_total, max(0, rate)))
+        try:
+            with self._metadata.write() as tx:
+                tx.journal.set_progress(
+                    self._operation_uuid, self._step, Progress(bytes_done, bytes_total, max(0, rate))
+                )
+        except StillframeError as error:
+            log.warning("progress of operation %s could not be noted: %s", self._operation_uuid, error)
         return True
 
     def cancel(self) -> None:

@@ -60,7 +60,7 @@ def commit_errors() -> Iterator[None]:
 
 def _failed(error: SQLAlchemyError) -> Failed:
     if isinstance(error, PoolTimeoutError):
-        return Failed(ErrorCase.STORAGE_FAILED, "no connection to the database became free in time")
+        return Failed(ErrorCase.STORAGE_FAILED, f"{_STAYED_LOCKED}: no connection became free in time")
     if not isinstance(error, DBAPIError):
         return Failed(ErrorCase.STORAGE_FAILED, f"the database layer failed with {type(error).__name__}")
     if hasattr(error.orig, "sqlite_errorcode"):
