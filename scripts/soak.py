@@ -14,11 +14,29 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from fault.live import open_live_bench
 from fault.test_truth import run_truth
+from fault.test_truth_live import STEPS as LIVE_STEPS
 from fault.truth import Figures, open_bench
+
+LIVE_EVERY = 5  # rounds on a shut-off VM to one on a guest that runs
+
+
+def run_live(number: int) -> bool:
+    """One round on a running guest; false when it found a difference, which is printed."""
+    with open_live_bench() as bench:
+        try:
+            bench.run(Random(number), LIVE_STEPS)  # noqa: S311 -- it must be repeatable
+        except Exception:  # noqa: BLE001 -- whatever it is, the next round begins
+            traceback.print_exc()
+            print(f"on a running guest, STILLFRAME_SEED={number}", *bench.history, sep="\n")
+            return False
+        print(f"on a running guest, seed {number}: {len(bench.history)} requests, {bench.crashes} crashes", flush=True)
+    return True
 
 
 def main() -> int:
@@ -39,6 +57,8 @@ def main() -> int:
                 traceback.print_exc()
             total += bench.figures
         print(f"{(time.monotonic() - begun) / 60:.1f} min, seed {number}: {bench.figures}", flush=True)
+        if len(seeds) % LIVE_EVERY == 0 and not run_live(number):
+            bad.append(number)
         number = secrets.randbelow(1 << 32)
     print(f"in {(time.monotonic() - begun) / 60:.1f} minutes, {len(seeds)} seeds: {total}")
     print(f"seeds: {' '.join(map(str, seeds))}")

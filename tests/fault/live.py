@@ -88,7 +88,8 @@ class LiveBench:
         if answer is None and not self._is(after):
             return  # not at all: the comparison says whether that is so
         assert answer is None or answer["scode"] == 0, answer
-        if call == "rollback" and not self._went_back(name, memory=body["domain_memory"], told=answer is not None):
+        known = answer is not None or after.parents() != self.model.parents()
+        if call == "rollback" and not self._went_back(name, memory=body["domain_memory"], known=known):
             return
         self.model = after
         if call == "create":
@@ -101,19 +102,19 @@ class LiveBench:
     def _is(self, model: Model) -> bool:
         return bool(self.vm.tree()["Parents"] == model.parents())
 
-    def _went_back(self, name: str, *, memory: bool, told: bool) -> bool:
-        """False: nobody was told, and the guest runs on as before although the tree says nothing else."""
+    def _went_back(self, name: str, *, memory: bool, known: bool) -> bool:
+        """``known``: the caller was told so, or the tree says so; else false when the guest runs on as before."""
         if not memory:
             if self.vm.state() == "shutoff":
                 self.vm.start()
                 self.vm.await_ticks(3)
             else:
-                assert not told, "a rollback without memory leaves the guest off"
+                assert not known, "a rollback without memory leaves the guest off"
                 return False
             return True
         assert self.vm.state() == "running"
         self.vm.await_ticks(3)
-        if told:
+        if known:
             assert self._boot() == self.fixed[name].boot, "the guest goes on from the memory that was saved"
         return True
 

@@ -24,7 +24,7 @@ from fault.truth import TARGETS, Bench, Strike, open_bench, strike_of
 
 pytestmark = pytest.mark.timeout(600)
 
-RUNS, STEPS = 8, 30
+RUNS, STEPS = 6, 30
 NAMES = ("a", "b", "base", "快照", "e f", "g-1", "h.2", "Ü")
 UNKNOWN = "no such"
 CALLS = (*["create"] * 3, *["delete"] * 2, *["rollback"] * 2, "rollback_volume", "modify")
