@@ -8,6 +8,7 @@ Exit code 1 when a cell failed. A cell that failed gets a new lab, so that the n
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only scenarios whose name holds this text")
     parser.add_argument("--write", type=Path, help="the document that gets the table")
     chosen = parser.parse_args()
+    # whoever ends us ends our guests and daemons too
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     begun = time.monotonic()
     striker = Striker()
     bench = Bench(striker)
