@@ -65,7 +65,7 @@ class TaskData(BaseModel):
         str,
         Field(
             description="create, save_memory (what goes on behind a create with memory), rollback, rollback_volume, "
-            "delete, modify, power, assign, guest_create or forget (a witness guest deleted)."
+            "delete, modify, power, assign, doctor (a repair), guest_create or forget (a witness guest deleted)."
         ),
     ]
     compute_uuid: Annotated[str, Field(description="The virtual machine's uuid.")]
