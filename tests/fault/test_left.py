@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.lab import Lab, make_vm, open_lab, settle
+from support.lab import Lab, define, make_vm, open_lab, settle, virsh
 from support.ledger import check_census, checksums, head_checksums, rows
 from support.offline import write
 from support.refusal import must_refuse_post
@@ -83,3 +84,129 @@ def create(vm: Vm) -> object:
 def under_way(lab: Lab) -> list[tuple[str]]:
     query = "SELECT o.uuid FROM operations o JOIN operation_steps s ON s.operation_uuid = o.uuid WHERE s.step = ?"
     return rows(lab.service, f"{query} AND o.lock_key IS NOT NULL", "fix the point in time")
+
+
+def refuse(vm: Vm, call: str, **body: object) -> int:
+    """The scode of a request, asked again while the mender is at the VM."""
+    path = call if call.startswith("/") else f"{SNAPSHOT}/{call}"
+
+    def ask() -> int:
+        return int(vm.service.raw("POST", path, json={"compute_uuid": vm.uuid, **body})["scode"])
+
+    scode = ask()
+    while scode == ErrorCase.VM_BUSY.code:
+        scode = ask()
+    return scode
+
+
+def test_what_others_finished_meanwhile_is_not_done_again(lab: Lab) -> None:
+    """The mender looks into the journal, and is held up before it comes to these VMs' turn; requests finish them first."""
+    service = lab.service
+    vms = [make_vm(lab.daemon, service, f"turn-{letter}", disks=1, size="1M") for letter in "abc"]
+    first, ahead, undone = vms
+    for vm in vms:
+        for name, pattern in (("base", 1), ("goal", 2)):
+            write(vm.disk_path(), pattern, length="64k")
+            vm.create(name)
+        write(vm.disk_path(), 3, length="64k")
+    stuck = At("rollback", "power off", "before")
+    service.strike(always=(stuck,))
+    for vm in (first, ahead):
+        must_refuse_post(vm, ErrorCase.LEFT_BEHIND, f"{SNAPSHOT}/rollback", name="base")
+    service.strike(fail=(At("rollback", "commit", "acted"),), always=(stuck, At("rollback", "define", "undoing")))
+    must_refuse_post(undone, ErrorCase.LEFT_BEHIND, f"{SNAPSHOT}/rollback", name="base")
+    with service.held(stuck) as hold:
+        hold.wait()
+        for vm in (ahead, undone):
+            eventually(lambda vm=vm: refuse(vm, "create", name="new") in (0, ErrorCase.NAME_TAKEN.code), "it is free")
+            write(vm.disk_path(), 7, length="64k")
+        exact = {vm.uuid: (checksums(vm), vm.disk_path(), head_checksums(vm)) for vm in (ahead, undone)}
+    settle(service)
+    assert first.head()["name"] == "base"
+    for vm in (ahead, undone):
+        assert vm.head()["name"] == "new"
+        assert (checksums(vm), vm.disk_path(), head_checksums(vm)) == exact[vm.uuid]
+    check_census(service)
+    assert service.get("/v1/stillframe/doctor")["findings"] == []
+
+
+@pytest.mark.parametrize("step", ["merge *: repoint", "merge *: record", "merge *: drop", "drop memory and screenshot"])
+def test_a_delete_that_has_begun_is_finished_and_not_forgotten(lab: Lab, step: str) -> None:
+    """Whoever asks meanwhile is told so; nothing is left over once it can be finished."""
+    service = lab.service
+    vm = make_vm(lab.daemon, service, f"half {step.replace('*', 'n').replace(':', '')}", disks=1, size="1M")
+    for name, pattern in (("base", 1), ("doomed", 2)):
+        write(vm.disk_path(), pattern, length="64k")
+        vm.create(name)
+    write(vm.disk_path(), 3, length="64k")
+    exact, head = checksums(vm)["base"], head_checksums(vm)
+    service.strike(always=(At("delete", step, "before"),))
+    must_refuse_post(vm, ErrorCase.LEFT_BEHIND, f"{SNAPSHOT}/delete", name="doomed")
+    assert refuse(vm, "create", name="x") == ErrorCase.LEFT_BEHIND.code
+    assert refuse(vm, "/v1/compute/start") == ErrorCase.LEFT_BEHIND.code
+    service.spare()
+    settle(service)
+    assert (checksums(vm), head_checksums(vm)) == ({"base": exact}, head)
+    check_census(service)
+    assert service.get("/v1/stillframe/doctor")["findings"] == []
+    vm.create("x")
+    vm.delete("base")
+
+
+def test_a_vm_does_not_start_on_a_frozen_layer(lab: Lab) -> None:
+    vm = make_vm(lab.daemon, lab.service, "astray", disks=1, size="1M")
+    frozen = vm.disk_path()
+    vm.create("base")
+    head = vm.disk_path()
+    xml = virsh(lab.daemon, "dumpxml", "--inactive", vm.name)
+    assert vm.console is not None
+    define(lab.daemon, vm.console.parent, xml.replace(head, frozen))
+    must_refuse_post(vm, ErrorCase.DISK_DRIFTED, "/v1/compute/start")
+    assert vm.state() == "shutoff"
+    define(lab.daemon, vm.console.parent, xml)
+    vm.start()
+    vm.shutoff()
+
+
+def test_a_guest_that_was_paused_when_the_service_died_runs_first_of_all(lab: Lab) -> None:
+    """As in the pause of a snapshot: nothing but the journal knows that we had stopped it."""
+    service, vm = lab.service, lab.running
+    with ThreadPoolExecutor(1) as client, service.held(At("create", "fix the point in time", "before")) as hold:
+        sent = client.submit(create, vm)
+        hold.wait()
+        virsh(lab.daemon, "suspend", vm.name)
+        service.kill()
+        assert sent.result() is None
+    service.forget_moments()
+    service.start()
+    assert vm.state() == "running"
+    vm.await_ticks(3)
+    settle(service)
+    came = [str(at) for at in service.moments()]
+    assert came[0].startswith("recovery: release guests"), "before any other operation"
+    assert came[1].startswith("recovery: release guests")
+    assert vm.names() == ["goal", "base"]
+    check_census(service)
+
+
+def test_a_rollback_that_lost_its_memory_says_so_to_who_asks_later(lab: Lab) -> None:
+    service, vm = lab.service, lab.running
+    vm.create("soft", memory=True)
+    path = Path(vm.get("soft")["domain_remote_url"].removeprefix("file://"))
+    service.strike(kill=At("rollback", "commit", "noted"))
+    assert service.send(f"{SNAPSHOT}/rollback", compute_uuid=vm.uuid, name="soft", domain_memory=True) is None
+    service.await_death()
+    service.spare()
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\xff" * 64)
+    service.start()
+    settle(service)
+    ((error,),) = rows(service, "SELECT error FROM operations WHERE kind = 'rollback' ORDER BY id DESC LIMIT 1")
+    assert "memory state" in error
+    assert vm.state() == "shutoff"
+    assert vm.head()["name"] == "soft"
+    vm.rollback("goal", memory=True)
+    vm.await_ticks(3)
+    vm.delete("soft")

@@ -125,4 +125,5 @@ async def cancel_task(body: TaskCancelBody, door: DoorOf, caller: CallerOf) -> R
 
     `X-Operation-Id` is the cancelled task itself. Another one is refused, and `desc` says why.
     """
-    return answer(task_data(await door.act(door.use_cases.cancel_task, body.cluster_uuid or "", body.uuid, caller)))
+    # not among those who act: long work, which it is to end, may hold all their threads
+    return answer(task_data(await door.look(door.use_cases.cancel_task, body.cluster_uuid or "", body.uuid, caller)))

@@ -124,7 +124,7 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
             world.volumes.ensure_dropped(merge.top.path)
 
     return (
-        Step(f"merge {number}: commit", commit, weight=20),
+        Step(f"merge {number}{COMMIT}", commit, weight=20),
         Step(f"merge {number}: repoint", repoint),
         Step(f"merge {number}: record", record=record),
         Step(f"merge {number}: drop", drop),
@@ -192,13 +192,17 @@ def steps(plan: DeletePlan) -> tuple[Step[DeletePlan], ...]:
     return tuple(found)
 
 
+COMMIT = ": commit"
+MERGE_FAMILIES = (
+    f"merge *{COMMIT}",
+    "merge *: repoint",
+    "merge *: record",
+    "merge *: drop",
+)
 FAMILIES = (
     "unpublish",
     "drop memory and screenshot",
     "drop layer *",
-    "merge *: commit",
-    "merge *: repoint",
-    "merge *: record",
-    "merge *: drop",
+    *MERGE_FAMILIES,
 )
 OPERATION = Operation(KIND, Slot.EXCLUSIVE, DeletePlan, steps, FAMILIES, "unpublish")

@@ -9,6 +9,7 @@ import time
 from stillframe.domain.errors import StillframeError
 from stillframe.operations.recovery import Recovery
 from stillframe.operations.runner import Runner
+from stillframe.ports.metadata import OperationRow
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
@@ -17,7 +18,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 120.0
 
 
 class Mender:
-    """A thread that looks for LEFT operations. Each is tried again after pauses that double."""
+    """A thread that looks for LEFT operations. Each is tried again, in a thread of its own, after pauses that double."""
 
     def __init__(self, runner: Runner, recovery: Recovery) -> None:
         self._runner = runner
@@ -26,13 +27,14 @@ class Mender:
         self._stopped = threading.Event()
         self._pause_s: dict[str, float] = {}
         self._due_at: dict[str, float] = {}
+        self._trying: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """No new attempt begins; one under way is given a moment, and may be cut off like by a crash. After ``start``."""
+        """No new attempt begins; those under way may be cut off like by a crash. After ``start``."""
         self._stopped.set()
         self._thread.join(_STOP_WAIT_S)
 
@@ -48,12 +50,20 @@ class Mender:
         self._runner.note_ends()
         with self._world.metadata.read() as tx:
             left = tx.journal.left()
-        for uuid in self._due_at.keys() - {row.uuid for row in left}:
+        for uuid in self._due_at.keys() - {row.uuid for row in left} - self._trying:
             del self._due_at[uuid], self._pause_s[uuid]
         for row in left:
-            if self._stopped.is_set() or time.monotonic() < self._due_at.get(row.uuid, 0.0):
+            if row.uuid in self._trying or time.monotonic() < self._due_at.get(row.uuid, 0.0):
                 continue
+            # one that takes hours must not keep another VM waiting
+            self._trying.add(row.uuid)
+            threading.Thread(target=self._try, args=(row,), name=f"mender-{row.uuid[:8]}", daemon=True).start()
+
+    def _try(self, row: OperationRow) -> None:
+        try:
             if not self._recovery.finish_logged(row):
                 pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s.get(row.uuid, _FIRST_PAUSE_S / 2))
                 self._pause_s[row.uuid] = pause_s
                 self._due_at[row.uuid] = time.monotonic() + pause_s
+        finally:
+            self._trying.discard(row.uuid)

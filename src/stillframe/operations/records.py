@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from stillframe.domain.layers import Layer, Volume, chain
 from stillframe.domain.snapshot import MemoryStatus, Snapshot
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationFilter, OperationRow, Slot, Transaction
+
+_CONFIGURATIONS = frozenset({"runtime_xml", "runtime_cookie", "previous_definition", "vm_detail"})
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class VmRecords:
 
     def explained(self, uuid: str) -> bool:
         """An unfinished operation names this object: how it looks until then is that operation's business."""
-        return any(uuid in row.plan for row in (*self.active, *self.left))
+        return any(uuid in _own_words(row.plan) for row in (*self.active, *self.left))
 
     def needing(self, layer_uuid: str) -> tuple[str, ...]:
         """The names of the snapshots that read through this layer."""
@@ -59,6 +62,15 @@ def read_vm(world: World, vm_uuid: str, *, without: str = "") -> VmRecords:
             active=tuple(row for row in tx.journal.active([vm_uuid]) if row.uuid != without),
             left=tuple(row for row in tx.journal.left() if row.vm_uuid == vm_uuid),
         )
+
+
+def _own_words(plan: str) -> str:
+    """A plan without the configurations in it, which name every file of the VM whether the operation touches it or not."""
+    try:
+        found = json.loads(plan)
+    except ValueError:
+        return plan
+    return json.dumps({key: value for key, value in found.items() if key not in _CONFIGURATIONS})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,7 +17,7 @@ from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.operations import create, delete, forget, rollback, rollback_volumes, save_memory
 from stillframe.operations.moments import Phase
 from stillframe.operations.runner import Runner, describe
-from stillframe.operations.steps import Operation
+from stillframe.operations.steps import Operation, Step
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ class Recovery:
                 # the exclusive slot is the caller's; the other may be a mender's at this moment
                 self.finish(row, takes_slot=row.slot is not Slot.EXCLUSIVE)
             except StillframeError as error:
-                if row.kind == delete.KIND:
-                    # its loose layers are planned anew by the next delete; nothing stands on a half-done merge
+                if row.kind == delete.KIND and self._may_be_planned_anew(row):
+                    # so that a full disk does not lock a VM
                     self._close(row, f"left to the next delete: {describe(error)}")
                     continue
                 raise Failed(
@@ -122,16 +123,51 @@ class Recovery:
         operation = OPERATIONS[row.kind]
         plan = operation.decode(row.plan)
         steps = operation.steps_of(plan)
-        done = frozenset(row.steps_done)
-        committed = any(step.commits and step.name in done for step in steps)
-        left = row.state is OperationState.LEFT
-        if committed or (operation.resumes and row.state is OperationState.RUNNING):
-            if left and takes_slot:
-                self._runner.set_state(row.uuid, OperationState.COMMITTED, row.error)
-            self._runner.drive(row.uuid, operation, plan, done)
+        was_left = row.state is OperationState.LEFT
+        current = self._still_left(row, steps, takes_slot=takes_slot) if was_left else row
+        if current is None:
+            return  # somebody else has finished it
+        if _is_committed(current, steps) or (operation.resumes and current.state is OperationState.RUNNING):
+            self._runner.drive(row.uuid, operation, plan, frozenset(current.steps_done))
             return
-        cause = Failed(ErrorCase.INTERRUPTED, row.error or "the service ended in the middle of it")
-        self._runner.undo(row.uuid, operation, plan, steps, cause, holds_slot=takes_slot or not left)
+        cause = Failed(ErrorCase.INTERRUPTED, current.error or "the service ended in the middle of it")
+        self._runner.undo(row.uuid, operation, plan, steps, cause, holds_slot=takes_slot or not was_left)
+
+    def _still_left(self, row: OperationRow, steps: Sequence[Step[Any]], *, takes_slot: bool) -> OperationRow | None:
+        """The row as it is now, its slot taken again; None when it is not LEFT any more.
+
+        What the caller holds may be old: hours may lie between a look into the journal and the turn of this row, and
+        an operation that has ended must never act again. So one transaction looks and takes.
+
+        Raises:
+            Refused: VM_BUSY.
+        """
+        with self._world.metadata.write() as tx:
+            now = tx.journal.get(row.uuid)
+            if now is None or now.state is not OperationState.LEFT:
+                return None
+            if takes_slot:
+                state = OperationState.COMMITTED if _is_committed(now, steps) else OperationState.UNDOING
+                tx.journal.set_state(row.uuid, state, at=int(self._world.now_s()), error=now.error)
+        return now
+
+    def _may_be_planned_anew(self, row: OperationRow) -> bool:
+        """Nothing of a delete that failed is left but merges that have not begun: the next delete finds those itself.
+
+        One that has begun may have moved the VM's disk already; only its own plan can tell what then has to follow.
+        """
+        with self._world.metadata.read() as tx:
+            now = tx.journal.get(row.uuid)
+        if now is None:
+            return False
+        plan = delete.OPERATION.decode(now.plan)
+        rest = [step.family for step in delete.OPERATION.steps_of(plan) if step.name not in now.steps_done]
+        begun = any(step.endswith(delete.COMMIT) for step in now.steps_done)
+        if begun or not all(family in delete.MERGE_FAMILIES for family in rest):
+            return False
+        vm = self._world.inventory.get_vm(row.vm_uuid)
+        bases = {merge.base.path for merge in plan.merges}
+        return not any(disk.path in bases for disk in (*vm.disks, *vm.saved_disks))
 
     def finish_logged(self, row: OperationRow) -> bool:
         """Like ``finish``, for nobody who waits: the log gets what happened. False when it is still not finished."""
@@ -168,3 +204,7 @@ class Recovery:
 
     def _close(self, row: OperationRow, words: str) -> None:
         self._runner.end(row.uuid, OperationState.DONE, words)
+
+
+def _is_committed(row: OperationRow, steps: Sequence[Step[Any]]) -> bool:
+    return any(step.commits and step.name in row.steps_done for step in steps)

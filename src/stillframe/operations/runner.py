@@ -12,6 +12,7 @@ cannot be reached is waited for.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
 _HOST_POLL_S = 0.2
+_NOT_UNDONE = " and could not be undone"
+_UNDONE_LATER = " and is undone as soon as the database takes it"
+_FAILED = re.compile(rf"\w+ failed \((.*?)\)(?:{_NOT_UNDONE}|{_UNDONE_LATER}): .*", re.DOTALL)
 _DATABASE_AWAY = (ErrorCase.STORAGE_FAILED, ErrorCase.SPACE_EXHAUSTED)
 
 
@@ -115,7 +119,11 @@ class Runner:
                     raise
                 self.tell(operation_uuid, operation.kind, step.family, Phase.NOTED)
             committed = committed or step.commits
-        self._close(operation_uuid, operation.kind, OperationState.DONE)
+        refusal = told.get("refusal")
+        words = describe(refusal) if refusal is not None else ""
+        if words:
+            log.warning("operation %s (%s) is done, but: %s", operation_uuid, operation.kind, words)
+        self._close(operation_uuid, operation.kind, OperationState.DONE, words)
         return told
 
     def _do(
@@ -182,20 +190,18 @@ class Runner:
                 self._undo_step(operation_uuid, operation.kind, step, plan)
             except Exception as error:
                 log.exception("operation %s (%s): undo of %s failed", operation_uuid, operation.kind, step.name)
-                words = f"{operation.kind} failed ({describe(cause)}) and could not be undone: {step.name}: {describe(error)}"
+                words = f"{operation.kind} failed ({first_cause(cause)}){_NOT_UNDONE}: {step.name}: {describe(error)}"
                 self.end(operation_uuid, OperationState.LEFT, words)
                 raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
-        self._close(operation_uuid, operation.kind, OperationState.UNDONE, describe(cause))
+        self._close(operation_uuid, operation.kind, OperationState.UNDONE, first_cause(cause))
 
     def _begin_undo(self, operation_uuid: str, kind: str, cause: BaseException) -> None:
         try:
-            self.set_state(operation_uuid, OperationState.UNDOING, describe(cause))
+            self.set_state(operation_uuid, OperationState.UNDOING, first_cause(cause))
         except StillframeError as error:
             if error.case is ErrorCase.VM_BUSY:  # it was left, and the slot is another's by now: nothing is changed
                 raise
-            words = (
-                f"{kind} failed ({describe(cause)}) and is undone as soon as the database takes it: {describe(error)}"
-            )
+            words = f"{kind} failed ({first_cause(cause)}){_UNDONE_LATER}: {describe(error)}"
             log.error("operation %s: %s", operation_uuid, words)  # noqa: TRY400 -- the words say it
             self.end(operation_uuid, OperationState.LEFT, words)
             raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
@@ -260,11 +266,14 @@ class Runner:
 
     @contextmanager
     def _working(self, operation_uuid: str) -> Iterator[Work]:
-        with self.world.metadata.read() as tx:
-            row = tx.journal.get(operation_uuid)
-        work = Work(self.world.metadata, operation_uuid, cancel_requested=row is not None and row.cancel_requested)
+        work = Work(self.world.metadata, operation_uuid)
+        # registered before the look: a cancel is heard by the one or the other
         self._works[operation_uuid] = work
         try:
+            with self.world.metadata.read() as tx:
+                row = tx.journal.get(operation_uuid)
+            if row is not None and row.cancel_requested:
+                work.cancel()
             yield work
         finally:
             del self._works[operation_uuid]
@@ -345,6 +354,14 @@ def ended_row(world: World, about: About, kind: str) -> OperationRow:
 def planned(row: OperationRow, plan: str) -> OperationRow:
     """The row of an operation that another one opens: it has its plan at once."""
     return replace(row, state=OperationState.RUNNING, plan=plan)
+
+
+def first_cause(error: BaseException) -> str:
+    """What went wrong at first: an undo that is tried again and again does not wrap it each time."""
+    words = describe(error)
+    while (wrapped := _FAILED.fullmatch(words)) is not None:
+        words = wrapped[1]
+    return words
 
 
 def describe(error: BaseException) -> str:

@@ -196,6 +196,7 @@ class UseCases:
         with self._power(caller, "start", ref, settle=True) as vm:  # what is left may decide on which disks
             if vm.state.has_process:
                 raise Refused(ErrorCase.VM_NOT_SHUTOFF, f"{vm.described} is {vm.state.value}")
+            self._check_on_heads(vm)
             self.world.power.start(vm.uuid)
 
     def shutdown(self, ref: VmRef, caller: Caller) -> None:
@@ -208,6 +209,16 @@ class UseCases:
             if not vm.state.has_process:
                 raise Refused(ErrorCase.VM_NOT_RUNNING, f"{vm.described} is {vm.state.value}")
             self.world.power.ensure_off(vm.uuid)
+
+    def _check_on_heads(self, vm: Vm) -> None:
+        """A guest on a frozen layer would write into a snapshot.
+
+        Raises:
+            Refused: DISK_DRIFTED.
+        """
+        with self.world.metadata.read() as tx:
+            volumes, layers = tx.layers.volumes(vm.uuid), tx.layers.layers(vm.uuid)
+        place_disks(vm, self.cluster.uuid, volumes, layers)
 
     @contextmanager
     def _power(self, caller: Caller, call: str, ref: VmRef, *, settle: bool = False) -> Iterator[Vm]:

@@ -16,12 +16,10 @@ _NOTE_EVERY_S = 0.5
 class Work:
     """One operation under way. ``note`` may be called as often as a step likes; few calls reach the database."""
 
-    def __init__(self, metadata: Metadata, operation_uuid: str, *, cancel_requested: bool) -> None:
+    def __init__(self, metadata: Metadata, operation_uuid: str) -> None:
         self._metadata = metadata
         self._operation_uuid = operation_uuid
         self._cancelled = threading.Event()
-        if cancel_requested:
-            self._cancelled.set()
         self.begin_step("")
 
     def begin_step(self, step: str) -> None:

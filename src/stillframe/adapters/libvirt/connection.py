@@ -30,6 +30,8 @@ T = TypeVar("T")
 SYSTEM_URI = "qemu:///system"
 _EMBED_PREFIX = "qemu:///embed?root="
 _WORKERS = 32
+# what may take longer has workers of its own, or a few merges of hours would keep everything else from libvirt
+_LONG_CALL_S, _LONG_WORKERS = 300.0, 256
 _RECONNECT_WAIT_S = 20.0
 # sun_path holds 108 bytes; below the root libvirt adds lib/qemu/domain-NNNNNN-<20 characters>/monitor.sock
 _EMBED_ROOT_MAX_BYTES = 107 - len("/lib/qemu/domain-999999-12345678901234567890/monitor.sock")
@@ -135,6 +137,7 @@ class Connection:
         self._conn: Any = None
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="libvirt")
+        self._long_pool = ThreadPoolExecutor(max_workers=_LONG_WORKERS, thread_name_prefix="libvirt-long")
 
     @property
     def is_embedded(self) -> bool:
@@ -162,7 +165,8 @@ class Connection:
                 except libvirt.libvirtError:
                     log.warning("closing the connection failed", exc_info=True)
                 self._conn = None
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._long_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def hurried_reaping(self) -> AbstractContextManager[None]:
         """Around calls that wait for a QEMU process to be gone."""
@@ -177,7 +181,8 @@ class Connection:
             Unknown: HYPERVISOR_FAILED when no answer came in time, HOST_UNREACHABLE when the connection broke.
         """
         limit_s = self.call_timeout_s if timeout_s is None else timeout_s
-        future = self._pool.submit(self._run, what, act)
+        pool = self._long_pool if limit_s > _LONG_CALL_S else self._pool
+        future = pool.submit(self._run, what, act)
         try:
             return future.result(timeout=limit_s)
         except FutureTimeoutError:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 
+_ENDED = (OperationState.DONE, OperationState.UNDONE, OperationState.REFUSED)
+
+
 class SqlJournal:
     """Operations and their steps on one connection.
 
@@ -78,6 +81,8 @@ class SqlJournal:
             Refused: VM_BUSY, when another operation has the slot by now; nothing changes.
         """
         current = self._require(operation_uuid)
+        if state in ACTIVE_STATES and current.state in _ENDED:
+            raise Failed(ErrorCase.INTERNAL, f"operation {operation_uuid} is {current.state} and does not begin again")
         key = _lock_key(current.vm_uuid, current.slot, state)
         change = sa.update(operations).where(operations.c.uuid == operation_uuid)
         ended_at = at if key is None else None
