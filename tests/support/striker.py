@@ -18,12 +18,14 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stillframe.bootstrap import serve
+from stillframe import bootstrap
 from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.operations.moments import Moment
+from stillframe.operations.world import World
 from stillframe.settings import Settings
 
 FAIL_WORDS = "struck by the test"
@@ -75,6 +77,20 @@ class Strikes:
         return found
 
 
+def step_clock(file: Path) -> None:
+    """From now on this process's wall clock is off by as many seconds as the file says; the monotonic one is not."""
+    true_clock = time.time
+
+    def stepped() -> float:
+        try:
+            return true_clock() + float(file.read_text())
+        except (FileNotFoundError, ValueError):
+            return true_clock()
+
+    time.time = stepped
+    bootstrap.World = partial(World, now_s=stepped)  # its own default is the true clock
+
+
 def start(settings: dict[str, Any], log: str, strikes: str) -> int:
     child = os.fork()
     if child:
@@ -86,7 +102,8 @@ def start(settings: dict[str, Any], log: str, strikes: str) -> int:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, nothing), (1, output), (2, output)):
             os.dup2(source, target)
-        status = serve(Settings(**settings), Strikes(strikes))
+        step_clock(Path(strikes + ".clock"))
+        status = bootstrap.serve(Settings(**settings), Strikes(strikes))
     finally:
         os._exit(status)
 

@@ -124,6 +124,10 @@ class StruckService(Service):
             self.spare()
             hold.release()
 
+    def step_clock(self, seconds: float) -> None:
+        """The service's wall clock is off by this much from now on, also after its next start."""
+        (self.state / "strikes.json.clock").write_text(str(seconds))
+
     def spare(self) -> None:
         self._strikes.unlink(missing_ok=True)
 
