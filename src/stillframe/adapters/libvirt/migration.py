@@ -74,7 +74,7 @@ def await_tracking(qmp: Qmp) -> None:
     That is exactly when the first page was counted; "active" or bytes transferred come too early.
 
     Raises:
-        Failed: HYPERVISOR_FAILED when the capture ended badly before.
+        Failed: SPACE_EXHAUSTED or HYPERVISOR_FAILED when the capture ended badly before.
         Unknown: HYPERVISOR_FAILED when tracking does not begin.
     """
     deadline = time.monotonic() + _TRACKING_TIMEOUT_S
@@ -84,7 +84,7 @@ def await_tracking(qmp: Qmp) -> None:
         if ram.get("normal", 0) + ram.get("duplicate", 0) > 0 or answer.get("status") == "completed":
             return
         if answer.get("status") in ("failed", "cancelled", "none", None):
-            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory capture ended early: {_reason(answer)}")
+            raise _failed("memory capture ended early", answer)
         if time.monotonic() > deadline:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "memory write tracking did not begin in time")
 
@@ -97,7 +97,7 @@ def await_switchover(qmp: Qmp, timeout_s: float) -> None:
         if answer.get("status") == "pre-switchover":
             return
         if answer.get("status") not in _ACTIVE:
-            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory capture ended early: {_reason(answer)}")
+            raise _failed("memory capture ended early", answer)
         if time.monotonic() > deadline:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "the live memory capture did not converge in time")
         time.sleep(0.01)
@@ -112,7 +112,7 @@ def finish_switchover(qmp: Qmp, timeout_s: float) -> None:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "the live memory capture did not end in time")
         time.sleep(0.002)
     if answer.get("status") != "completed":
-        raise Failed(ErrorCase.HYPERVISOR_FAILED, f"memory capture failed: {_reason(answer)}")
+        raise _failed("memory capture failed", answer)
 
 
 def progress(qmp: Qmp) -> CaptureProgress:
@@ -166,3 +166,9 @@ def release(qmp: Qmp, memory_path: str) -> None:
 
 def _reason(answer: dict[str, Any]) -> str:
     return str(answer.get("error-desc") or f"status {answer.get('status', 'none')}")
+
+
+def _failed(what: str, answer: dict[str, Any]) -> Failed:
+    """Some of QEMU's words for a full file system are "Input/output error" alone: those stay the hypervisor's."""
+    words = f"{what}: {_reason(answer)}"
+    return Failed(ErrorCase.SPACE_EXHAUSTED if "No space left" in words else ErrorCase.HYPERVISOR_FAILED, words)
