@@ -6,7 +6,7 @@ The tree of both: ``base`` (disks) and on it ``goal`` (with memory where the VM 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,19 @@ def virsh(daemon: PrivateLibvirtd, *words: str) -> str:
     return done.stdout.strip()
 
 
-def make_vm(daemon: PrivateLibvirtd, service: Service, name: str, *, disks: int = 2, size: str = "8M") -> Vm:
+def make_vm(
+    daemon: PrivateLibvirtd,
+    service: Service,
+    name: str,
+    *,
+    disks: int = 2,
+    size: str = "8M",
+    directory: Path | None = None,
+) -> Vm:
+    """``directory``: where its disks lie, if not beside its console."""
     one: Lot = lot(service, name)
-    sources = [file_disk(image(one.directory / f"disk-{n}.qcow2", size=size), f"vd{'abcd'[n]}") for n in range(disks)]
+    home = directory or one.directory
+    sources = [file_disk(image(home / f"disk-{n}.qcow2", size=size), f"vd{'abcd'[n]}") for n in range(disks)]
     define(daemon, one.directory, domain_xml(one, sources))
     return one.vm(service)
 
@@ -56,16 +66,23 @@ def make_vm(daemon: PrivateLibvirtd, service: Service, name: str, *, disks: int 
 def settle(service: Service) -> None:
     """Recovery, mending and saving have ended: no operation is under way, and none is left."""
     query = "SELECT kind, state, error FROM operations WHERE lock_key IS NOT NULL OR state = 'left'"
-    eventually(lambda: not rows(service, query), "every operation has ended", timeout_s=120)
+    try:
+        eventually(lambda: not rows(service, query), "every operation has ended", timeout_s=120)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {rows(service, query)}") from None
 
 
 @contextmanager
-def open_lab(striker: Striker, **settings: str) -> Iterator[Lab]:
+def open_lab(
+    striker: Striker, prepare: Callable[[StruckService], None] = lambda _service: None, **settings: str
+) -> Iterator[Lab]:
+    """``prepare`` gets the service before its first start."""
     with PrivateLibvirtd() as daemon:
         service = StruckService(striker, daemon.uri, **settings)
         try:
             running = make_vm(daemon, service, "running", size="64M")
             off = make_vm(daemon, service, "off", size="1M")
+            prepare(service)
             service.start()
             running.start()
             running.await_ticks(10)

@@ -50,12 +50,15 @@ def head_checksums(vm: Vm) -> dict[str, str]:
     return {target: checksum_image(path, form) for target, path, form in rows(vm.service, query, vm.uuid)}
 
 
-def check_census(service: Service) -> None:
-    """Every file of ours belongs to a row and every row's file is there; no operation is open."""
+def check_census(service: Service, *elsewhere: Path) -> None:
+    """Every file of ours belongs to a row and every row's file is there; no operation is open.
+
+    ``elsewhere``: directories of disks outside of the service's state.
+    """
     unfinished = rows(service, "SELECT kind, state, error FROM operations WHERE lock_key IS NOT NULL OR state = 'left'")
     assert not unfinished, unfinished
     layers = {path for (path,) in rows(service, 'SELECT path FROM layers WHERE NOT "foreign"')}
-    found = {str(path) for path in service.state.rglob("stillframe-*/*")}
+    found = {str(path) for top in (service.state, *elsewhere) for path in top.rglob("stillframe-*/*")}
     assert found == layers
     memory = {f"{u}.mem" for (u,) in rows(service, "SELECT uuid FROM memory_states WHERE status <> 'failed'")}
     screens = {f"{u}.png" for (u,) in rows(service, "SELECT uuid FROM snapshots WHERE screenshot_checksum <> ''")}
