@@ -43,6 +43,10 @@ def test_every_step_of_every_operation_is_struck_by_some_scenario(courses: dict[
     declared = {(kind, family) for kind, operation in OPERATIONS.items() for family in operation.families}
     seen = {(kind, step) for course in courses.values() for kind in OPERATIONS for step in course.steps(kind)}
     assert seen == declared
+    undone = {kind for course in courses.values() for kind, _step in course.undone}
+    assert undone == {
+        kind for kind, operation in OPERATIONS.items() if operation.point_of_no_return != operation.families[0]
+    }
 
 
 def _choose(courses: dict[str, Course]) -> list[tuple[Scenario, Cell]]:
