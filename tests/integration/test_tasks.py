@@ -107,6 +107,22 @@ def test_a_throttled_merge_is_seen_and_cannot_be_cancelled(throttled: Service, r
 
 
 @pytest.mark.guest
+def test_a_throttle_gives_way_to_a_guest_that_writes_as_fast() -> None:
+    """The head is merged: what the guest writes meanwhile is merged too, or it would never end."""
+    with running_service(merge_bytes_per_s=str(MIB // 8)) as service:
+        vm = service.guest("busy", memory_mib=128, fill_mib=16)
+        vm.await_ticks(5)
+        vm.create("below")
+        vm.await_ticks(5)
+        response = Sent(vm, f"{SNAPSHOT}/delete", name="below").answered()
+        assert response.json()["scode"] == 0, response.text
+        assert "without the throttle" in service.log_path.read_text()
+        vm.await_ticks(20)
+        assert vm.witness().jumps() == []
+        assert vm.witness().torn() == []
+
+
+@pytest.mark.guest
 def test_a_cancelled_memory_save_leaves_a_disk_snapshot(take: Take) -> None:
     vm = take("big", boot=True)
     response = send(vm, f"{SNAPSHOT}/create", name="cut short", domain_memory=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
+from stillframe.adapters.libvirt.throttle import Throttle
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 
 # libvirt parses QEMU's answers with json-c, which stops at 32 levels, and a chain of n files nests query-block's answer
@@ -44,7 +45,7 @@ def commit_behind_libvirt(
     """Merge an overlay that QEMU writes to, and of which libvirt knows nothing, into the file that libvirt names.
 
     Afterwards both agree. Safe to repeat, also after an interruption: the job is found by its name. ``bytes_per_s``: how
-    fast at most, 0: as fast as it goes.
+    fast at most, 0: as fast as it goes; it gives way to a guest that would keep the merge from ending (throttle.py).
 
     Raises:
         Failed: HYPERVISOR_FAILED when QEMU has no such chain, STORAGE_FAILED when the job ended without merging.
@@ -58,7 +59,9 @@ def commit_behind_libvirt(
         qmp.run("block-commit", job_id=job_id, device=top, base_node=base, speed=bytes_per_s)
     deadline = time.monotonic() + _TIMEOUT_S
     asked = False
+    throttle = Throttle(bytes_per_s, lambda: _lift_throttle(qmp, job_id))
     while job := _job(qmp, job_id):
+        throttle.saw(int(job["offset"]), int(job["len"]))
         if job.get("ready") and not asked:
             qmp.run("block-job-complete", device=job_id)
             asked = True
@@ -109,6 +112,15 @@ def _node_of(qmp: Qmp, path: str, image_format: str) -> str:
         if driver in found:
             return found[driver]
     raise Failed(ErrorCase.HYPERVISOR_FAILED, f"QEMU has no node for {path}")
+
+
+def _lift_throttle(qmp: Qmp, job_id: str) -> None:
+    try:
+        qmp.run("block-job-set-speed", device=job_id, speed=0)
+    except QmpError:
+        # a job that has just ended has no speed
+        if _job(qmp, job_id):
+            raise
 
 
 def _job(qmp: Qmp, job_id: str) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import libvirt
 
 from stillframe.adapters.libvirt.block_nodes import real_chain, remove_loose_nodes
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
+from stillframe.adapters.libvirt.throttle import Throttle
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 from stillframe.ports.hypervisor import MergeProgress, OnMerge
 
@@ -21,7 +22,8 @@ def commit_live(
 ) -> None:
     """Merge ``top_path`` into ``base_path`` of a running domain's disk; see ``PointInTimeFixer.commit_live``.
 
-    ``bytes_per_s``: how fast at most, 0: as fast as it goes; a job that is found keeps the speed that it was given.
+    ``bytes_per_s``: how fast at most, 0: as fast as it goes; a job that is found keeps the speed that it was given. It
+    gives way to a guest that would keep the merge from ending (throttle.py).
 
     A job that an interrupted call left is waited for and pivoted, not started again. Whether top is merged is asked of
     QEMU, because libvirt's picture of the chain may be behind after a crash (block_nodes.py).
@@ -31,6 +33,7 @@ def commit_live(
             libvirt believes the disk on a file that QEMU has left; the files read the same as before.
         Unknown: HYPERVISOR_FAILED when the end of the job does not show in time.
     """
+    throttle = Throttle(bytes_per_s, lambda: _lift_throttle(domain, target))
     job_seen = False
     while True:
         job = domain.blockJobInfo(target, 0)
@@ -46,7 +49,7 @@ def commit_live(
         if not job:
             _start(domain, target, top_path, base_path, bytes_per_s)
         job_seen = True
-        _wait(domain, target, on_progress)
+        _wait(domain, target, on_progress, throttle)
         if _is_ready(domain, target):
             domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
         _await_settled(domain, target, top_path)
@@ -74,7 +77,7 @@ def _start(domain: Any, target: str, top_path: str, base_path: str, bytes_per_s:
     domain.blockCommit(target, base_path, top_path, bytes_per_s, flags)
 
 
-def _wait(domain: Any, target: str, on_progress: OnMerge) -> None:
+def _wait(domain: Any, target: str, on_progress: OnMerge, throttle: Throttle) -> None:
     """Until the job is gone, or has copied everything and mirrors."""
     while True:
         job = domain.blockJobInfo(target, 0)
@@ -82,9 +85,19 @@ def _wait(domain: Any, target: str, on_progress: OnMerge) -> None:
             return
         done, total = int(job["cur"]), int(job["end"])
         on_progress(MergeProgress(done, total))
+        throttle.saw(done, total)
         if total > 0 and done >= total and _is_ready(domain, target):
             return
         time.sleep(_POLL_S)
+
+
+def _lift_throttle(domain: Any, target: str) -> None:
+    try:
+        domain.blockJobSetSpeed(target, 0, libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
+    except libvirt.libvirtError:
+        # a job that has just ended has no speed
+        if domain.blockJobInfo(target, 0):
+            raise
 
 
 def _is_ready(domain: Any, target: str) -> bool:
