@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import asdict
 from typing import Any
 
+import httpx
 import pytest
 
 from stillframe.domain.errors import ErrorCase
+from stillframe.http import door as door_module
+from stillframe.http.transport import OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
 from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
 from support.http_door import (
@@ -111,3 +116,44 @@ def test_the_header_is_there_on_an_error_after_the_operation_began(door: DoorCli
     response = door.request("POST", f"{BASE}/create", json=identified(name="a"))
     assert response.json()["scode"] in (ErrorCase.NAME_TAKEN.code, ErrorCase.INTERNAL.code)
     assert response.headers["X-Operation-Id"] == OPERATION
+
+
+def test_a_long_batch_names_no_more_than_a_header_takes(door: DoorClient) -> None:
+    def begin(_ref: Any, _entries: Any, caller: Caller) -> list[Any]:
+        for _ in range(5000):
+            caller.hears(OTHER)
+        return []
+
+    door.stub.outcomes["rollback_volumes"] = begin
+    entries = [{"VolumeUuid": VM, "SnapshotUuid": VM, "DiskDrive": "vda"}]
+    path, body = "/v1/compute/volume/snapshot/rollback", identified(disk_snapshot_list=entries)
+    named = door.request("POST", path, json=body).headers["X-Operation-Id"]
+    assert named.split(", ") == [OTHER] * OPERATIONS_MAX_NAMED
+
+
+def test_a_cancel_does_not_wait_for_those_that_it_could_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every thread for mutating calls is taken."""
+    monkeypatch.setattr(door_module, "ACTING_THREADS", 1)
+    door = DoorClient()
+    begun, may_end = threading.Event(), threading.Event()
+
+    def delete(*_arguments: Any) -> None:
+        begun.set()
+        may_end.wait(60)
+
+    door.stub.outcomes["delete"] = delete
+
+    async def both() -> int:
+        transport = httpx.ASGITransport(app=door.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+            deleting = asyncio.create_task(client.post(f"{BASE}/delete", json=identified(name="a")))
+            await asyncio.to_thread(begun.wait, 60)
+            try:
+                cancelled = await asyncio.wait_for(client.post(f"{TASK}/cancel", json={"uuid": OPERATION}), 30)
+            finally:
+                may_end.set()
+                await deleting
+        scode: int = cancelled.json()["scode"]
+        return scode
+
+    assert asyncio.run(both()) == 0

@@ -12,7 +12,7 @@ import anyio.to_thread
 from fastapi import Depends, Request
 
 from stillframe.http.envelope import EmptyData, EnvelopeResponse, Failure, Success
-from stillframe.http.transport import OPERATIONS
+from stillframe.http.transport import OPERATIONS, OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
 from stillframe.operations.use_cases import UseCases
 from stillframe.settings import Settings
@@ -25,8 +25,8 @@ LOOKING_THREADS = 16
 ACTING_THREADS = 64
 
 _OPERATION_ID = {
-    "description": "The operations that the call began, comma-separated; `task/get` tells of each. Absent when the call was "
-    "refused before there was one.",
+    "description": "The operations that the call began, comma-separated, of a long batch the first "
+    f"{OPERATIONS_MAX_NAMED}; `task/get` tells of each. Absent when the call was refused before there was one.",
     "schema": {"type": "string"},
 }
 

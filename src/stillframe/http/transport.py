@@ -20,6 +20,7 @@ log = logging.getLogger("stillframe.http")
 
 REQUEST_ID = "stillframe.request_id"  # where the id lies in the ASGI scope
 OPERATIONS = "stillframe.operations"  # where the uuids of the operations that the call begins are gathered
+OPERATIONS_MAX_NAMED = 100  # a batch may begin thousands; clients and proxies take headers of some kilobytes
 DRAIN_MAX_BYTES = 64 << 20
 DRAIN_MAX_S = 30.0
 
@@ -115,7 +116,7 @@ class _Outlet:
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._request_id
             if self._operations:
-                headers["X-Operation-Id"] = ", ".join(self._operations)
+                headers["X-Operation-Id"] = ", ".join(self._operations[:OPERATIONS_MAX_NAMED])
             headers["X-Content-Type-Options"] = "nosniff"
         elif message["type"] == "http.response.body" and self._is_head:
             message = {**message, "body": b""}
