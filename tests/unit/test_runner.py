@@ -293,3 +293,27 @@ def test_every_moment_is_told(runner: Runner) -> None:
         ("", Phase.CLOSING),
         ("", Phase.CLOSED),
     ]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_what_a_foreign_error_says_is_for_the_log_alone(
+    runner: Runner, caplog: pytest.LogCaptureFixture, committed: bool
+) -> None:
+    """It may repeat what is in a plan; the row's own words are shown to clients."""
+
+    def act(*_arguments: Any) -> None:
+        raise ValueError("hunter2")
+
+    steps = (Step[Plan]("commit", commits=True), Step[Plan]("act", act))
+    with (
+        pytest.raises(Failed if committed else ValueError),
+        runner.claim(About(VM), Slot.EXCLUSIVE, "test") as claim,
+    ):
+        claim.run(simple(*(steps if committed else steps[::-1])), Plan(""))
+    with runner.world.metadata.read() as tx:
+        row = tx.journal.get(claim.row.uuid)
+    assert row is not None
+    assert row.state is (OperationState.LEFT if committed else OperationState.UNDONE)
+    assert "ValueError" in row.error
+    assert "hunter2" not in row.error
+    assert "hunter2" in caplog.text

@@ -158,3 +158,10 @@ def test_an_unknown_task_is_unknown(runner: Runner) -> None:
 
 def test_every_kind_with_steps_can_be_a_task() -> None:
     assert set(OPERATIONS) == {"create", "save_memory", "rollback", "rollback_volume", "delete", "forget"}
+
+
+@pytest.mark.parametrize("plan", ["{}", "[1]", "not JSON"])
+def test_a_plan_of_another_version_keeps_nobody_from_looking(plan: str) -> None:
+    task = task_of(a_row(plan=plan))
+    assert (task.state, task.kind, task.step, task.steps_done, task.progress) == ("finishing", "delete", "", 3, 0)
+    assert task_of(a_row(OperationState.DONE, ended_at=20, plan=plan)).progress == 100

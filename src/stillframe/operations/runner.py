@@ -193,6 +193,8 @@ class Runner:
                 words = f"{operation.kind} failed ({first_cause(cause)}){_NOT_UNDONE}: {step.name}: {describe(error)}"
                 self.end(operation_uuid, OperationState.LEFT, words)
                 raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
+        if story := _story(cause):
+            log.error("operation %s (%s) was undone", operation_uuid, operation.kind, exc_info=story)
         self._close(operation_uuid, operation.kind, OperationState.UNDONE, first_cause(cause))
 
     def _begin_undo(self, operation_uuid: str, kind: str, cause: BaseException) -> None:
@@ -316,7 +318,7 @@ class Runner:
 
     def _leave(self, operation_uuid: str, kind: str, step: str, error: BaseException) -> str:
         words = f"{kind} is past its point of no return and goes on by itself: {step}: {describe(error)}"
-        log.error("operation %s: %s", operation_uuid, words)
+        log.error("operation %s: %s", operation_uuid, words, exc_info=_story(error))
         self.end(operation_uuid, OperationState.LEFT, words)
         return words
 
@@ -365,5 +367,15 @@ def first_cause(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """One line for a row: ours speak for themselves, others name their type."""
-    return error.desc or str(error) if isinstance(error, StillframeError) else f"{type(error).__name__}: {error}"
+    """One line for a row, which tasks show to clients: ours speak for themselves, of others only the type is named.
+
+    What a foreign error says may repeat anything, a plan's secrets included: that is for the log.
+    """
+    return (
+        error.desc or str(error) if isinstance(error, StillframeError) else f"internal error ({type(error).__name__})"
+    )
+
+
+def _story(error: BaseException) -> BaseException | None:
+    """What the log gets beside the line: all of an error that is not ours."""
+    return None if isinstance(error, StillframeError) else error

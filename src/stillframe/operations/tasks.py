@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Step
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationFilter, OperationRow, OperationState
 
+log = logging.getLogger(__name__)
 _CANCELLABLE = (OperationState.PLANNING, OperationState.RUNNING)
 _UNFINISHED_MAX = 99  # what is not over is not at 100
 
@@ -207,7 +209,12 @@ def _steps_of(row: OperationRow) -> Sequence[Step[Any]]:
     if not row.plan or row.kind not in OPERATIONS:
         return ()
     operation = OPERATIONS[row.kind]
-    return operation.steps_of(operation.decode(row.plan))
+    try:
+        return operation.steps_of(operation.decode(row.plan))
+    except (ValueError, StillframeError):
+        # an older version may have written it in another form: the rest of the row can be shown all the same
+        log.warning("operation %s (%s): its plan is not of this version's form", row.uuid, row.kind)
+        return ()
 
 
 def _under_way(row: OperationRow, steps: Sequence[Step[Any]]) -> Step[Any] | None:
