@@ -75,9 +75,10 @@ def write(document: Path, results: list[Result], took_s: float) -> None:
     _, _, tail = rest.partition(END)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     failed = sum(not result.outcome for result in results)
+    scenarios = len({result.scenario for result in results})
     summary = (
-        f"Made on {datetime.now(UTC):%Y-%m-%d} at commit {commit.stdout.strip()} by `make fault`: {len(results)} cells in "
-        f"{took_s / 60:.0f} minutes, {failed} failed."
+        f"Made on {datetime.now(UTC):%Y-%m-%d} at commit {commit.stdout.strip()} by `make fault`: {len(results)} cells of "
+        f"{scenarios} of {len(SCENARIOS)} scenarios in {took_s / 60:.0f} minutes, {failed} failed."
     )
     document.write_text(f"{head}{BEGIN}\n{summary}\n\n{table(results)}\n{END}{tail}")
 
@@ -97,6 +98,9 @@ def main() -> int:
         for scenario in SCENARIOS:
             if chosen.only in scenario.name:
                 results += run(bench, scenario)
+                if chosen.write is not None:
+                    # after each: an hour's results are not lost with the last minute's
+                    write(chosen.write, results, time.monotonic() - begun)
     finally:
         bench.close()
         striker.close()
@@ -105,8 +109,6 @@ def main() -> int:
     print(f"{len(results)} cells, {len(failed)} failed, {time.monotonic() - begun:.0f} s")
     for result in failed:
         print(f"FAILED {result.scenario}: {result.cell}")
-    if chosen.write is not None:
-        write(chosen.write, results, time.monotonic() - begun)
     return 1 if failed else 0
 
 
