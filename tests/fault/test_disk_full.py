@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.lab import Lab, make_vm, open_lab, settle
+from support.lab import Lab, make_vm, open_lab, settle, virsh
 from support.ledger import check_census, checksums, head_checksums
 from support.offline import write
 from support.refusal import must_refuse_post
-from support.service import SNAPSHOT, Vm
+from support.service import SNAPSHOT, Vm, eventually
 from support.small import SmallFileSystem, small_file_system
 from support.struck import At, Striker, StruckService
 
@@ -240,13 +240,35 @@ def test_no_space_for_a_live_merge(place: Place) -> None:
     vm.await_ticks(10)
     for name, rest in (("a", {"b": exact["b"]}), ("b", {})):
         with place.disks.full():
-            must_refuse_post(vm, ErrorCase.LEFT_BEHIND, f"{SNAPSHOT}/delete", name=name)
+            assert "no space" in must_refuse_post(vm, ErrorCase.LEFT_BEHIND, f"{SNAPSHOT}/delete", name=name)
             assert name not in vm.names()
             assert checksums(vm) == rest
             place.runs(vm)
         place.check(vm)
         assert checksums(vm) == rest
     assert vm.disk_path().endswith("disk-0.qcow2")
+    vm.shutoff()
+    remove(place, vm)
+
+
+def test_a_guest_that_finds_no_space_itself_runs_again_when_the_merge_is_done(place: Place) -> None:
+    """QEMU stops such a guest and never lets it go on by itself; what the merge takes may have been what it lacked."""
+    daemon = place.lab.daemon
+    vm = make_vm(daemon, place.lab.service, "starved", disks=1, size="16M", directory=place.disks.directory / "starved")
+    vm.create("a")
+    write(vm.disk_path(), 5, offset="8M", length="4M")
+    vm.create("b")
+    exact = checksums(vm)
+    vm.start()
+    vm.await_ticks(10)
+    with place.disks.full():
+        eventually(lambda: virsh(daemon, "domstate", vm.name) == "paused", "QEMU stops the guest", timeout_s=90)
+        assert "no space" in must_refuse_post(vm, ErrorCase.LEFT_BEHIND, f"{SNAPSHOT}/delete", name="a")
+    settle(place.lab.service)
+    assert virsh(daemon, "domstate", vm.name) == "running"
+    place.check(vm)
+    assert checksums(vm) == {"b": exact["b"]}
+    vm.delete("b")
     vm.shutoff()
     remove(place, vm)
 

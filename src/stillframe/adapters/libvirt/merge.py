@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import libvirt
 
 from stillframe.adapters.libvirt.block_nodes import real_chain, remove_loose_nodes
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
+from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.adapters.libvirt.throttle import Throttle
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 from stillframe.ports.hypervisor import MergeProgress, OnMerge
 
 _POLL_S = 0.02
+_FULL_BYTES = 2 << 20  # QEMU's largest write of a job is 1 MiB; less than its clusters and tables may fit
 _SETTLE_TIMEOUT_S = 60.0
 
 
@@ -28,24 +32,26 @@ def commit_live(
     A job that an interrupted call left is waited for and pivoted, not started again. Whether top is merged is asked of
     QEMU, because libvirt's picture of the chain may be behind after a crash (block_nodes.py).
 
+    A guest that QEMU has stopped because a write of its own found no space runs again: until the merged layer is dropped
+    a merge takes space, and the guest's next write may have been what found none.
+
     Raises:
-        Failed: STORAGE_FAILED when the job ended without merging, HYPERVISOR_FAILED when base is not below top or
-            libvirt believes the disk on a file that QEMU has left; the files read the same as before.
+        Failed: SPACE_EXHAUSTED or STORAGE_FAILED when the job ended without merging, HYPERVISOR_FAILED when base is not
+            below top or libvirt believes the disk on a file that QEMU has left; the files read the same as before.
         Unknown: HYPERVISOR_FAILED when the end of the job does not show in time.
     """
     throttle = Throttle(bytes_per_s, lambda: _lift_throttle(domain, target))
+    _resume_from_full_disk(domain)
     job_seen = False
     while True:
         job = domain.blockJobInfo(target, 0)
         if not job and top_path not in real_chain(domain, target):
             _check_left(domain, target, top_path)
             remove_loose_nodes(domain, top_path)
+            _resume_from_full_disk(domain)
             return
         if not job and job_seen:
-            raise Failed(
-                ErrorCase.STORAGE_FAILED,
-                f"disk {target}: the merge of {top_path} into {base_path} ended early; nothing is lost, see QEMU's log",
-            )
+            raise _ended_early(target, top_path, base_path)
         if not job:
             _start(domain, target, top_path, base_path, bytes_per_s)
         job_seen = True
@@ -53,6 +59,28 @@ def commit_live(
         if _is_ready(domain, target):
             domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
         _await_settled(domain, target, top_path)
+
+
+def _resume_from_full_disk(domain: Any) -> None:
+    """Undo QEMU's stop for want of space.
+
+    A guest's write that finds no space stops the guest (werror=enospc, QEMU's default); QEMU keeps the write and never
+    goes on by itself. Resumed, it repeats the write: as long as there is no space the guest stops again, and sees no error.
+    A merge's own write that finds none ends the job alone.
+    """
+    # asked of QEMU, because libvirt 11.3 gives the reason of such a stop as unknown
+    if Qmp(domain).run("query-status")["status"] == "io-error":
+        domain.resume()
+
+
+def _ended_early(target: str, top_path: str, base_path: str) -> Failed:
+    """Libvirt does not hand QEMU's reason on: that the file system is full is looked at."""
+    words = f"disk {target}: the merge of {top_path} into {base_path} ended early; nothing is lost"
+    figures = os.statvfs(Path(base_path).parent)
+    free = figures.f_bavail * figures.f_frsize
+    if free < _FULL_BYTES:
+        return Failed(ErrorCase.SPACE_EXHAUSTED, f"{words}: no space, {free} bytes are free")
+    return Failed(ErrorCase.STORAGE_FAILED, f"{words}; see QEMU's log")
 
 
 def _check_left(domain: Any, target: str, top_path: str) -> None:
