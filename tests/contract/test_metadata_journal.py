@@ -144,15 +144,16 @@ class TestJournal:
             )
 
     def test_active_operations_are_oldest_first_and_of_the_vms_asked_for(self, metadata: Metadata) -> None:
-        late = an_operation(started_at=30)
-        early = an_operation(vm_uuid=OTHER_VM, started_at=10)
-        same = an_operation(slot=Slot.MEMORY, started_at=10)
+        """By what was begun first, also when the clock was set back in between."""
+        first = an_operation(started_at=30)
+        second = an_operation(vm_uuid=OTHER_VM, started_at=10)
+        third = an_operation(slot=Slot.MEMORY, started_at=10)
         with metadata.write() as tx:
-            for operation in (late, early, same):
+            for operation in (first, second, third):
                 tx.journal.open(operation)
         with metadata.read() as tx:
-            assert tx.journal.active() == [early, same, late]
-            assert tx.journal.active([VM]) == [same, late]
+            assert tx.journal.active() == [first, second, third]
+            assert tx.journal.active([VM]) == [first, third]
             assert tx.journal.active([]) == []
 
     def test_the_caller_s_mistakes_are_said(self, metadata: Metadata) -> None:

@@ -162,8 +162,9 @@ class SqlJournal:
             .order_by(operation_steps.c.operation_uuid, operation_steps.c.position)
         ):
             steps.setdefault(operation_uuid, []).append(step)
-        order = (operations.c.id.desc(),) if newest_first else (operations.c.started_at, operations.c.id)
-        rows = self._connection.execute(sa.select(operations).where(chosen).order_by(*order))
+        # by id, not by time: what was begun later is finished later, whatever the clock said
+        order = operations.c.id.desc() if newest_first else operations.c.id
+        rows = self._connection.execute(sa.select(operations).where(chosen).order_by(order))
         return [_operation(row, tuple(steps.get(row.uuid, ()))) for row in rows]
 
 
