@@ -1,6 +1,10 @@
-"""The connection to libvirt: opened once, reopened when it broke, every call bounded and its outcome typed.
+"""The connections to libvirt: opened when needed, reopened when broken, every call bounded and its outcome typed.
 
 libvirt's calls block and may hang; each runs in a worker thread of this file and is waited for with a time-out.
+
+A daemon takes five requests at a time from one connection (max_client_requests in libvirtd.conf). While five wait it reads
+no more, not even keepalives, so that libvirt's client breaks the connection: five slow virtual machines would take every
+other with them, a guest in its pause included. So a connection gets fewer calls, and the next call another connection.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +39,7 @@ _WORKERS = 32
 # what may take longer has workers of its own, or a few merges of hours would keep everything else from libvirt
 _LONG_CALL_S, _LONG_WORKERS = 300.0, 256
 _RECONNECT_WAIT_S = 20.0
+_CALLS_OF_ONE = 3  # of the five that libvirtd takes, because a call may leave a request behind that it gave up
 # sun_path holds 108 bytes; below the root libvirt adds lib/qemu/domain-NNNNNN-<20 characters>/monitor.sock
 _EMBED_ROOT_MAX_BYTES = 107 - len("/lib/qemu/domain-999999-12345678901234567890/monitor.sock")
 
@@ -127,15 +134,24 @@ def _short_root(root: Path) -> Path:
     return link
 
 
+@dataclass(eq=False)
+class _Line:
+    """One connection and how many calls are on it."""
+
+    conn: Any
+    calls: int = 0
+
+
 class Connection:
-    """One libvirt connection for the whole process. ``call`` is safe from every thread."""
+    """The way to one libvirt for the whole process. ``call`` is safe from every thread."""
 
     def __init__(self, uri: str, *, call_timeout_s: float) -> None:
         self.uri = uri
         self.call_timeout_s = call_timeout_s
         self._reaper: QemuReaper | None = None
-        self._conn: Any = None
-        self._lock = threading.Lock()
+        self._lines: list[_Line] = []
+        self._lock = threading.Lock()  # of the lines; never held while libvirt is waited for
+        self._opening = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="libvirt")
         self._long_pool = ThreadPoolExecutor(max_workers=_LONG_WORKERS, thread_name_prefix="libvirt-long")
 
@@ -157,14 +173,14 @@ class Connection:
             self._await_reconnected(Path(self.uri.removeprefix(_EMBED_PREFIX)))
 
     def close(self) -> None:
-        """Let go of the connection; guests go on."""
+        """Let go of the connections; guests go on."""
         with self._lock:
-            if self._conn is not None:
-                try:
-                    self._conn.close()
-                except libvirt.libvirtError:
-                    log.warning("closing the connection failed", exc_info=True)
-                self._conn = None
+            lines, self._lines = self._lines, []
+        for line in lines:
+            try:
+                line.conn.close()
+            except libvirt.libvirtError:
+                log.warning("closing a connection failed", exc_info=True)
         for pool in (self._pool, self._long_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -175,6 +191,8 @@ class Connection:
     def call(self, what: str, act: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
         """Run ``act(virConnect)`` in a worker thread and wait for its end.
 
+        What has not begun when it is given up never begins: by then its caller may have undone what it was part of.
+
         Raises:
             Refused: VM_UNKNOWN when libvirt proved the domain absent; HYPERVISOR_FAILED when it said no.
             Failed: HYPERVISOR_FAILED, HOST_UNREACHABLE (nothing was sent).
@@ -182,12 +200,29 @@ class Connection:
         """
         limit_s = self.call_timeout_s if timeout_s is None else timeout_s
         pool = self._long_pool if limit_s > _LONG_CALL_S else self._pool
-        future = pool.submit(self._run, what, act)
+        given_up = threading.Event()
+        silence = partial(Unknown, ErrorCase.HYPERVISOR_FAILED, f"{what}: no answer from libvirt within {limit_s:g} s")
+
+        def run() -> T:
+            line = self._take_line(what)
+            try:
+                if given_up.is_set():
+                    raise silence()
+                return act(line.conn)
+            except libvirt.libvirtError as error:
+                raise typed_error(what, error, alive=_is_alive(line)) from error
+            except QmpError as error:
+                raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: {error}") from error
+            finally:
+                self._give_back(line)
+
+        future = pool.submit(run)
         try:
             return future.result(timeout=limit_s)
         except FutureTimeoutError:
+            given_up.set()
             future.cancel()
-            raise Unknown(ErrorCase.HYPERVISOR_FAILED, f"{what}: no answer from libvirt within {limit_s:g} s") from None
+            raise silence() from None
 
     def domain_call(self, what: str, vm_uuid: str, act: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
         """Like ``call`` with the domain looked up first; ``what`` and the uuid go into errors."""
@@ -195,37 +230,38 @@ class Connection:
             f"{what} (VM {vm_uuid})", lambda conn: act(conn.lookupByUUIDString(vm_uuid)), timeout_s=timeout_s
         )
 
-    def _run(self, what: str, act: Callable[[Any], T]) -> T:
-        conn = self._connected(what)
-        try:
-            return act(conn)
-        except libvirt.libvirtError as error:
-            raise typed_error(what, error, alive=self._is_alive()) from error
-        except QmpError as error:
-            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: {error}") from error
-
-    def _connected(self, what: str) -> Any:
-        with self._lock:
-            if self._conn is not None and self._alive_unlocked():
-                return self._conn
+    def _take_line(self, what: str) -> _Line:
+        """A living connection with room for a call, which is counted on it from now on."""
+        found = self._find_line()
+        if found is not None:
+            return found
+        with self._opening:
+            found = self._find_line()  # another thread may just have opened one
+            if found is not None:
+                return found
             try:
-                self._conn = libvirt.open(self.uri)
+                line = _Line(libvirt.open(self.uri), calls=1)
                 if not self.is_embedded:
-                    self._conn.setKeepAlive(5, 3)
+                    line.conn.setKeepAlive(5, 3)
             except libvirt.libvirtError as error:
-                self._conn = None
                 raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: {error.get_error_message()}") from error
-            return self._conn
+            with self._lock:
+                self._lines.append(line)
+            return line
 
-    def _is_alive(self) -> bool:
+    def _find_line(self) -> _Line | None:
         with self._lock:
-            return self._conn is not None and self._alive_unlocked()
+            self._lines = [line for line in self._lines if _is_alive(line)]
+            line = min(self._lines, key=lambda line: line.calls, default=None)
+            # the embedded driver has no daemon in between, and there is only one of it
+            if line is None or not (self.is_embedded or line.calls < _CALLS_OF_ONE):
+                return None
+            line.calls += 1
+            return line
 
-    def _alive_unlocked(self) -> bool:
-        try:
-            return bool(self._conn.isAlive())
-        except libvirt.libvirtError:
-            return False
+    def _give_back(self, line: _Line) -> None:
+        with self._lock:
+            line.calls -= 1
 
     def _prepare_embedded(self, root: Path) -> None:
         if len(os.fsencode(root)) > _EMBED_ROOT_MAX_BYTES:
@@ -260,6 +296,13 @@ class Connection:
             return self.call("find running guests", look)
         except StillframeError:
             return False
+
+
+def _is_alive(line: _Line) -> bool:
+    try:
+        return bool(line.conn.isAlive())
+    except libvirt.libvirtError:
+        return False
 
 
 def _pid_alive(pid_file: Path) -> bool:

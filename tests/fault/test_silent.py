@@ -1,0 +1,101 @@
+"""A libvirt daemon or a QEMU that is there and does not answer: stopped, as on storage that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from stillframe.adapters.libvirt.connection import Connection
+from stillframe.domain.errors import ErrorCase, Unknown
+from support.ground import Ground, ask, settle
+from support.ledger import check_census, head_checksums
+from support.offline import write
+from support.private_libvirtd import PrivateLibvirtd
+from support.service import eventually
+from support.struck import At, Striker, StruckService
+
+pytestmark = pytest.mark.guest
+REQUESTS_OF_ONE_CONNECTION = 5  # libvirtd's default
+
+
+@pytest.fixture(scope="module")
+def ground(daemon: PrivateLibvirtd, striker: Striker) -> Iterator[Ground]:
+    service = StruckService(striker, daemon.uri, call_timeout_s="3", host_patience_s="60")
+    ground = Ground(daemon, service)
+    try:
+        service.start()
+        yield ground
+        ground.put_away()
+    finally:
+        service.destroy()
+
+
+def test_a_call_that_was_given_up_does_nothing_later(daemon: PrivateLibvirtd) -> None:
+    """By then its caller has been told that there was no answer, and may have undone what it was part of."""
+    connection = Connection(daemon.uri, call_timeout_s=1)
+    connection.open()
+    daemon.kill()
+    daemon.start()
+    acted: list[object] = []
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unknown, match="no answer"):
+            connection.call("the one that is given up", acted.append)
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+    connection.call("the next one", lambda conn: conn.getURI(), timeout_s=60)  # it waited for the same connection
+    assert acted == []
+    connection.close()
+
+
+def test_a_rollback_that_libvirt_does_not_answer_is_undone(ground: Ground) -> None:
+    service, vm = ground.service, ground.vm("late", size="1M")
+    vm.create("base")
+    write(vm.disk_path(), 2, length="64k")
+    before = (vm.disk_path(), head_checksums(vm))
+    service.forget_moments()
+    with service.held(At("rollback", "define", "before")) as hold:
+        request = ask(vm, "rollback", name="base", domain_memory=False)
+        hold.wait()
+        ground.daemon.kill()
+        ground.daemon.start()
+        os.kill(ground.daemon.pid, signal.SIGSTOP)
+    try:
+        eventually(lambda: At("rollback", "define", "undoing") in service.moments(), "it is given up", timeout_s=60)
+    finally:
+        os.kill(ground.daemon.pid, signal.SIGCONT)
+    request.must_fail(ErrorCase.HYPERVISOR_FAILED)
+    settle(service)
+    assert (vm.disk_path(), head_checksums(vm)) == before
+    check_census(service)
+    vm.rollback("base")
+
+
+def test_machines_that_do_not_answer_keep_no_other_from_libvirt(ground: Ground) -> None:
+    service = ground.service
+    stuck = [ground.vm(f"stuck-{number}", size="1M") for number in range(REQUESTS_OF_ONE_CONNECTION)]
+    well = ground.vm("well", size="1M")
+    for vm in (*stuck, well):
+        vm.start()
+    pids = [ground.qemu_pid(vm) for vm in stuck]
+    service.forget_moments()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        requests = [ask(vm, "create", name="new", domain_memory=False) for vm in stuck]
+        eventually(
+            lambda: service.moments().count(At("create", "", "claimed")) == len(stuck), "all of them are being planned"
+        )
+        for name in ("one", "two"):
+            well.create(name)
+        assert well.names() == ["two", "one"]
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    for request in requests:
+        request.answer()
+    settle(service)
+    check_census(service)
