@@ -317,3 +317,24 @@ def test_what_a_foreign_error_says_is_for_the_log_alone(
     assert "ValueError" in row.error
     assert "hunter2" not in row.error
     assert "hunter2" in caplog.text
+
+
+class UnreadableOnce:
+    """The database, of which the next reading fails."""
+
+    def __init__(self, metadata: Any) -> None:
+        self.write = metadata.write
+        self._metadata = metadata
+        self._fails = True
+
+    def read(self) -> Any:
+        if self._fails:
+            self._fails = False
+            raise Failed(ErrorCase.STORAGE_FAILED, "it cannot be read now")
+        return self._metadata.read()
+
+
+def test_an_operation_is_driven_also_when_its_cancelling_cannot_be_looked_up(runner: Runner) -> None:
+    """Nobody else would end it: it would hold its slot until the next start."""
+    cast("Any", runner.world).metadata = UnreadableOnce(runner.world.metadata)
+    assert run(runner, Plan("")) == (["a", "b", "c", "d"], None, OperationState.DONE)

@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from stillframe.domain.errors import ErrorCase, Failed, StillframeError, Unknown
+from stillframe.domain.errors import ErrorCase, Failed, StillframeError
 from stillframe.operations.moments import Moment, Phase
+from stillframe.operations.patience import patiently
 from stillframe.operations.steps import Operation, P, Scratch, Step
 from stillframe.operations.work import Work
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
-_HOST_POLL_S = 0.2
 _NOT_UNDONE = " and could not be undone"
 _UNDONE_LATER = " and is undone as soon as the database takes it"
 _FAILED = re.compile(rf"\w+ failed \((.*?)\)(?:{_NOT_UNDONE}|{_UNDONE_LATER}): .*", re.DOTALL)
@@ -272,36 +271,29 @@ class Runner:
         # registered before the look: a cancel is heard by the one or the other
         self._works[operation_uuid] = work
         try:
-            with self.world.metadata.read() as tx:
-                row = tx.journal.get(operation_uuid)
-            if row is not None and row.cancel_requested:
+            if self._is_cancelled(operation_uuid):
                 work.cancel()
             yield work
         finally:
             del self._works[operation_uuid]
 
+    def _is_cancelled(self, operation_uuid: str) -> bool:
+        """A database that cannot be read now must not keep an operation from being driven: nobody else would end it.
+
+        Before it commits its own transaction looks once more.
+        """
+        try:
+            with self.world.metadata.read() as tx:
+                row = tx.journal.get(operation_uuid)
+        except StillframeError:
+            log.exception("operation %s: whether it was cancelled cannot be read now", operation_uuid)
+            return False
+        return row is not None and row.cancel_requested
+
     def _patiently(
         self, what: str, act: Callable[[], None], *, cases: tuple[ErrorCase, ...] = (ErrorCase.HOST_UNREACHABLE,)
     ) -> None:
-        """Steps and undos are idempotent: as long as the hypervisor cannot be reached they are tried again.
-
-        Nor is it reached when it takes a call and does not answer in time, as a daemon does that comes up again.
-        """
-        give_up_at = time.monotonic() + self.world.limits.host_patience_s
-        said = False
-        while True:
-            try:
-                act()
-            except StillframeError as error:
-                silent = isinstance(error, Unknown) and error.case is ErrorCase.HYPERVISOR_FAILED
-                if not (silent or error.case in cases) or time.monotonic() > give_up_at:
-                    raise
-                if not said:
-                    log.warning("%s: tried again until it works: %s", what, error)
-                said = True
-                time.sleep(_HOST_POLL_S)
-            else:
-                return
+        patiently(what, act, self.world.limits.host_patience_s, cases)
 
     def _has_committed(self, operation_uuid: str) -> bool:
         """A commit whose reply was lost may have happened: the journal knows.
