@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from support.struck import At, Striker
 
 pytestmark = pytest.mark.guest
 INTERRUPTED = 20
+LONG_MERGES = 5
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +213,133 @@ def test_a_rollback_that_lost_its_memory_says_so_to_who_asks_later(lab: Lab) -> 
     vm.rollback("goal", memory=True)
     vm.await_ticks(3)
     vm.delete("soft")
+
+
+def interrupt(lab: Lab, vm: Vm, at: At, call: str, **body: object) -> None:
+    """The service dies at this moment of the call, and is not started again."""
+    lab.service.strike(kill=at)
+    assert lab.service.send(f"{SNAPSHOT}/{call}", compute_uuid=vm.uuid, **body) is None
+    lab.service.await_death()
+    lab.service.spare()
+
+
+@pytest.mark.parametrize("phase", ["before", "acted"])
+def test_a_vm_that_was_renamed_meanwhile_keeps_its_new_name(lab: Lab, phase: str) -> None:
+    vm = make_vm(lab.daemon, lab.service, f"old-name-{phase}", disks=1, size="1M")
+    vm.create("base")
+    before = (vm.disk_path(), head_checksums(vm))
+    interrupt(lab, vm, At("rollback", "define", phase), "rollback", name="base")
+    virsh(lab.daemon, "domrename", vm.name, f"new-name-{phase}")
+    lab.service.start()
+    settle(lab.service)
+    assert vm.inspect()["name"] == f"new-name-{phase}"
+    assert (vm.disk_path(), head_checksums(vm)) == before
+    vm.rollback("base")
+    check_census(lab.service)
+
+
+def test_what_somebody_edited_meanwhile_is_not_taken_back_with_what_was_never_defined(lab: Lab) -> None:
+    vm = make_vm(lab.daemon, lab.service, "edited", disks=1, size="1M")
+    vm.create("base")
+    interrupt(lab, vm, At("rollback", "define", "before"), "rollback", name="base")
+    virsh(lab.daemon, "setmaxmem", vm.name, "160M", "--config")
+    lab.service.start()
+    settle(lab.service)
+    assert virsh(lab.daemon, "dominfo", vm.name).count(f"{160 << 10} KiB") == 1
+
+
+def test_a_vm_that_was_undefined_meanwhile_does_not_come_back(lab: Lab, tmp_path: Path) -> None:
+    service = lab.service
+    vm = make_vm(lab.daemon, service, "undefined", disks=1, size="1M")
+    vm.create("base")
+    interrupt(lab, vm, At("rollback", "define", "before"), "rollback", name="base")
+    definition = virsh(lab.daemon, "dumpxml", "--security-info", vm.name)
+    virsh(lab.daemon, "undefine", vm.name)
+    service.start()
+    eventually(lambda: not under_way_on(lab, vm), "the recovery has had its turn")
+    assert vm.name not in virsh(lab.daemon, "list", "--all", "--name").split()
+    define(lab.daemon, tmp_path, definition)
+    settle(service)
+    vm.rollback("base")
+    check_census(service)
+
+
+def under_way_on(lab: Lab, vm: Vm) -> list[tuple[str]]:
+    return rows(lab.service, "SELECT uuid FROM operations WHERE vm_uuid = ? AND lock_key IS NOT NULL", vm.uuid)
+
+
+def test_long_merges_of_others_keep_no_vm_from_being_recovered(lab: Lab) -> None:
+    """More of them than recovery begins with at once."""
+    service = lab.service
+    vms = [make_vm(lab.daemon, service, f"merging-{number}", disks=1, size="1M") for number in range(LONG_MERGES)]
+    last = make_vm(lab.daemon, service, "last", disks=1, size="1M")
+    for vm in vms:
+        vm.create("doomed")
+    merge, stopped = At("delete", "merge *: commit", "before"), At("create", "make durable", "acted")
+    with ThreadPoolExecutor(LONG_MERGES + 1) as clients:
+        with service.held(merge, stopped, every=True) as hold:
+            sent = [clients.submit(delete, vm) for vm in vms]
+            eventually(lambda: service.moments().count(merge) >= LONG_MERGES, "all of them merge")
+            sent.append(clients.submit(create, last))
+            hold.wait(stopped)
+            service.kill()
+            assert [answer.result() for answer in sent] == [None] * len(sent)
+        with service.held(merge, every=True):
+            service.start()
+            eventually(lambda: not under_way_on(lab, last), "the last one is recovered")
+            assert all(under_way_on(lab, vm) for vm in vms), "the merges go on all the while"
+            last.create("new")
+    settle(service)
+    check_census(service)
+
+
+def delete(vm: Vm) -> object:
+    return vm.service.send(f"{SNAPSHOT}/delete", cluster_uuid="", compute_uuid=vm.uuid, name="doomed")
+
+
+def test_a_plan_that_cannot_be_read_is_said_and_keeps_nobody_else(lab: Lab) -> None:
+    """As when an older version is started again over the unfinished work of a newer one."""
+    service = lab.service
+    vm, other = (make_vm(lab.daemon, service, name, disks=1, size="1M") for name in ("unread", "other"))
+    interrupt(lab, vm, At("create", "make durable", "before"), "create", name="new", domain_memory=False)
+    ((operation, plan),) = rows(service, "SELECT uuid, plan FROM operations WHERE lock_key IS NOT NULL")
+    set_plan(lab, operation, plan.replace("vm_was_running", "was_it_running"))
+    service.start()
+    other.create("new")
+    assert refuse(vm, "create", name="again", domain_memory=False) == ErrorCase.LEFT_BEHIND.code
+    (finding,) = service.get("/v1/stillframe/doctor")["findings"]
+    assert (finding["kind"], finding["uuid"]) == ("operation_left", operation)
+    service.kill()
+    set_plan(lab, operation, plan)
+    service.start()
+    settle(service)
+    vm.create("new")
+    check_census(service)
+
+
+def set_plan(lab: Lab, operation: str, plan: str) -> None:
+    """Behind the back of the service, which does not run."""
+    with closing(sqlite3.connect(lab.service.state / "stillframe.db")) as database, database:
+        database.execute("UPDATE operations SET plan = ? WHERE uuid = ?", (plan, operation))
+
+
+@pytest.mark.parametrize("call", ["create", "delete"])
+def test_a_state_that_libvirt_saved_meanwhile_can_still_come_back(lab: Lab, call: str) -> None:
+    """As libvirt-guests saves it when the host is shut down. What is unfinished waits until the guest runs again."""
+    service, vm = lab.service, lab.running
+    if call == "delete":
+        vm.create("x")
+    boots = len(vm.witness().boots())
+    moment = At("create", "make durable", "before") if call == "create" else At("delete", "merge *: commit", "before")
+    interrupt(lab, vm, moment, call, name="x")
+    virsh(lab.daemon, "managedsave", vm.name)
+    service.start()
+    eventually(lambda: not under_way_on(lab, vm), "the recovery has had its turn")
+    virsh(lab.daemon, "start", vm.name)
+    vm.await_ticks(5)
+    assert (len(vm.witness().boots()), vm.witness().torn()) == (boots, [])
+    settle(service)
+    assert vm.names() == ["goal", "base"]
+    lab.check_exact(vm)
+    check_census(service)
+    assert service.get("/v1/stillframe/doctor")["findings"] == []

@@ -175,6 +175,9 @@ def _abandon_point(world: World, plan: CreatePlan) -> None:
         return
     path_of = {disk.target: disk.path for disk in vm.disks}
     moved = [disk for disk in plan.disks if path_of.get(disk.volume.target) == disk.overlay.path]
+    if moved:
+        # a state that was saved since belongs to the overlays: it could never come back without them
+        rules.check_no_managed_save(vm)
     for disk in moved:
         world.volumes.ensure_committed(disk.overlay.path, disk.frozen.path)
     if moved:

@@ -159,6 +159,8 @@ def _commit_once(world: World, vm_uuid: str, merge: MergePlan, on_progress: OnMe
         # only a finished merge puts the VM on a layer that nobody referred to; its data may be newer by now
         return
     else:
+        # a state that was saved since the plan was made belongs to the files of its moment
+        rules.check_no_managed_save(vm)
         world.volumes.ensure_committed(merge.top.path, merge.base.path, on_progress)
         if merge.top.path in target_of:
             world.fixer.switch_definition(vm_uuid, {target_of[merge.top.path]: (merge.base.path, merge.base.format)})

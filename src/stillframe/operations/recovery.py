@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
@@ -58,23 +59,29 @@ class Recovery:
         for row in interrupted:
             if row.slot is Slot.MEMORY:
                 self.continue_in_background(row)
-        rest = SimpleQueue[OperationRow | None]()
+        rest = SimpleQueue[OperationRow]()
         for row in (*(row for row in interrupted if row.slot is not Slot.MEMORY), *left):
             rest.put(row)
-        workers = [
-            threading.Thread(target=self._finish_all, args=(rest,), name=f"recovery-{number}", daemon=True)
-            for number in range(min(_WORKERS, rest.qsize()))
-        ]
-        for worker in workers:
-            rest.put(None)
-            worker.start()
+        workers = self._start_workers(rest, _WORKERS)
         until = time.monotonic() + wait_s
         for worker in workers:
             worker.join(max(0.0, until - time.monotonic()))
+        # the workers may be at merges of hours, which must not keep the other VMs waiting
+        self._start_workers(rest, rest.qsize())
 
-    def _finish_all(self, rows: SimpleQueue[OperationRow | None]) -> None:
-        while (row := rows.get()) is not None:
-            self.finish_logged(row)
+    def _start_workers(self, rows: SimpleQueue[OperationRow], most: int) -> list[threading.Thread]:
+        workers = [
+            threading.Thread(target=self._finish_all, args=(rows,), name=f"recovery-{number}", daemon=True)
+            for number in range(min(most, rows.qsize()))
+        ]
+        for worker in workers:
+            worker.start()
+        return workers
+
+    def _finish_all(self, rows: SimpleQueue[OperationRow]) -> None:
+        with suppress(Empty):
+            while True:
+                self.finish_logged(rows.get_nowait())
 
     def settle(self, vm_uuid: str) -> None:
         """Finish what an earlier operation left on this VM, whose exclusive slot the caller holds.
@@ -120,8 +127,7 @@ class Recovery:
         if row.state is OperationState.PLANNING:
             self._runner.end(row.uuid, OperationState.REFUSED, "interrupted while planning")
             return
-        operation = OPERATIONS[row.kind]
-        plan = operation.decode(row.plan)
+        operation, plan = self._read(row)
         steps = operation.steps_of(plan)
         was_left = row.state is OperationState.LEFT
         current = self._still_left(row, steps, takes_slot=takes_slot) if was_left else row
@@ -132,6 +138,18 @@ class Recovery:
             return
         cause = Failed(ErrorCase.INTERRUPTED, current.error or "the service ended in the middle of it")
         self._runner.undo(row.uuid, operation, plan, steps, cause, holds_slot=takes_slot or not was_left)
+
+    def _read(self, row: OperationRow) -> tuple[Operation[Any], Any]:
+        """Raises ``Failed`` LEFT_BEHIND for a row that this version cannot read; it is LEFT then, for doctor to name."""
+        try:
+            operation = OPERATIONS[row.kind]
+            return operation, operation.decode(row.plan)
+        except (KeyError, ValueError):
+            words = f"this version of Stillframe cannot read the plan of this {row.kind}: start the one that began it"
+            if row.state is not OperationState.LEFT:
+                self._runner.end(row.uuid, OperationState.LEFT, words)
+            # not chained: what the decoder says repeats the plan, which holds secrets
+            raise Failed(ErrorCase.LEFT_BEHIND, words) from None
 
     def _still_left(self, row: OperationRow, steps: Sequence[Step[Any]], *, takes_slot: bool) -> OperationRow | None:
         """The row as it is now, its slot taken again; None when it is not LEFT any more.
@@ -191,7 +209,10 @@ class Recovery:
         for row in rows:
             if row.kind != create.KIND or not row.plan:
                 continue
-            plan = create.OPERATION.decode(row.plan)
+            try:
+                plan = create.OPERATION.decode(row.plan)
+            except ValueError:
+                continue  # its turn comes, and then it is said
             if not plan.vm_was_running:
                 continue
             try:

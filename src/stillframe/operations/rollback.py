@@ -194,7 +194,15 @@ def _define(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
 
 
 def _define_back(world: World, plan: RollbackPlan) -> None:
-    world.keeper.redefine(plan.vm_uuid, plan.previous_definition)
+    """Only what was defined is taken back: a VM that somebody has edited since is left as it is.
+
+    Raises:
+        Refused: VM_UNKNOWN, for one that was undefined since; it does not come back.
+    """
+    vm = world.inventory.get_vm(plan.vm_uuid)
+    overlays = {disk.overlay.path for disk in plan.disks}
+    if overlays.intersection(disk.path for disk in vm.saved_disks):
+        world.keeper.redefine(plan.vm_uuid, plan.previous_definition)
 
 
 def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:

@@ -56,7 +56,11 @@ class LibvirtRestorer:
         return self._connection.domain_call("read the definition", vm_uuid, _inactive_xml)
 
     def redefine(self, vm_uuid: str, definition_xml: str) -> None:
-        self._connection.call(f"define as before (VM {vm_uuid})", lambda conn: conn.defineXML(definition_xml))
+        def act(conn: Any) -> None:
+            current = conn.lookupByUUIDString(vm_uuid)
+            conn.defineXML(rewrite.for_return(definition_xml, _inactive_xml(current)))
+
+        self._connection.call(f"define as before (VM {vm_uuid})", act)
 
     def define(self, configuration: SavedConfiguration) -> None:
         def act(conn: Any) -> None:

@@ -67,6 +67,15 @@ def for_rollback(saved_xml: str, current_xml: str, disk_paths: DiskPaths) -> str
     return _serialise(root)
 
 
+def for_return(earlier_xml: str, current_xml: str) -> str:
+    """A definition of a moment ago, to be defined again; name and assignment are today's.
+
+    Raises:
+        Failed: HYPERVISOR_FAILED: see ``with_disk_paths``.
+    """
+    return _serialise(_adopted(earlier_xml, current_xml, {}))
+
+
 def for_restore(runtime_xml: str, current_xml: str, disk_paths: DiskPaths) -> str:
     """The XML for a save image's header: a migratable live XML with current name, uuid, assignment and given disks.
 
