@@ -216,7 +216,7 @@ class CaptureKeeper(Protocol):
         ...
 
     def redefine(self, vm_uuid: str, definition_xml: str) -> None:
-        """Exactly this is the saved definition again; safe to repeat."""
+        """This is the saved definition again, under the name and with the assignment of today; safe to repeat."""
         ...
 
     def define(self, configuration: SavedConfiguration) -> None:
