@@ -52,6 +52,7 @@ class Playground:
         self._listen = f"127.0.0.1:{port}"
         self._service: subprocess.Popen[bytes] | None = None
         self._http = httpx.Client(base_url=self.url, timeout=300)
+        self.key_shown = f'-H "ApiKey: $(cat {self.state}/admin.key)"'
 
     def start(self) -> None:
         # the embedded driver: no daemon of the machine is touched
@@ -67,6 +68,7 @@ class Playground:
                 start_new_session=True,
             )
         await_that("the service answers", self._is_up)
+        self._http.headers["ApiKey"] = (self.state / "admin.key").read_text().strip()
 
     def _is_up(self) -> bool:
         if self._service is None or self._service.poll() is not None:
@@ -93,13 +95,13 @@ class Playground:
     def get(self, path: str, *, quiet: bool = False, **parameters: str) -> Any:
         query = {"cluster_uuid": "", "compute_uuid": self.guest_uuid, **parameters}
         if not quiet:
-            say(f"$ curl -s '{self.url}{path}?{urlencode(query)}'")
+            say(f"$ curl -s {self.key_shown} '{self.url}{path}?{urlencode(query)}'")
         return checked(self._http.get(path, params=query).json())
 
     def post(self, path: str, **body: Any) -> Any:
         body = {"cluster_uuid": "", "compute_uuid": self.guest_uuid, **body}
         text = json.dumps(body, ensure_ascii=False)
-        say(f"$ curl -s {self.url}{path} -H 'Content-Type: application/json' -d {shlex.quote(text)}")
+        say(f"$ curl -s {self.key_shown} {self.url}{path} -H 'Content-Type: application/json' -d {shlex.quote(text)}")
         begun = time.monotonic()
         answer = self._http.post(path, json=body).json()
         shown = {**answer, "data": "{…}"} if answer["data"] else answer
@@ -264,10 +266,10 @@ def keep_up(play: Playground) -> None:
     play.create_guest()
     say(f"\nThe service is at {play.url}, the witness guest is {play.guest_uuid}; its console: {play.console}")
     say("Try:")
-    say(f"  curl -s '{play.url}/v1/compute/list'")
+    say(f"  curl -s {play.key_shown} '{play.url}/v1/compute/list'")
     body = json.dumps({"cluster_uuid": "", "compute_uuid": play.guest_uuid, "name": "first", "domain_memory": True})
-    say(f"  curl -s {play.url}{SNAPSHOT}/create -H 'Content-Type: application/json' -d '{body}'")
-    say(f"  curl -s '{play.url}{SNAPSHOT}/tree?cluster_uuid=&compute_uuid={play.guest_uuid}'")
+    say(f"  curl -s {play.key_shown} {play.url}{SNAPSHOT}/create -H 'Content-Type: application/json' -d '{body}'")
+    say(f"  curl -s {play.key_shown} '{play.url}{SNAPSHOT}/tree?cluster_uuid=&compute_uuid={play.guest_uuid}'")
     say("Ctrl-C ends it and removes everything.")
     signal.pause()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from stillframe.adapters.metadata.database import open_metadata
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
 from stillframe.domain.errors import StillframeError
 from stillframe.http.app import create_app
+from stillframe.listening import local_url, split_listen, why_not_listen, write_secret
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.operations.requests import Cluster
 from stillframe.operations.use_cases import UseCases
@@ -96,6 +96,7 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
             max_chain_depth=min(settings.max_chain_depth, DEEPEST_CHAIN),
             memory_tenants=None if settings.memory_tenants == "*" else _tenants(settings.memory_tenants),
             host_patience_s=settings.host_patience_s,
+            link_lifetime_s=settings.link_lifetime_s,
         ),
         watch=watch,
     )
@@ -112,13 +113,9 @@ def serve(settings: Settings, watch: Watch = unwatched) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    host, port = _split_listen(settings.listen)
-    if not _is_loopback(host):
-        print(  # noqa: T201 -- the command's own refusal
-            f"refused: {settings.listen} is not loopback; without keys the service listens on loopback only\n"
-            f"拒绝：{settings.listen} 不是回环地址；没有密钥时服务只监听回环地址",
-            file=sys.stderr,
-        )
+    host, port = split_listen(settings.listen)
+    if refusal := why_not_listen(settings):
+        print(refusal, file=sys.stderr)  # noqa: T201 -- the command's own refusal
         return 2
     try:
         settings.state.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -144,6 +141,8 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     service = build(settings, watch)
     try:
+        # before anything listens: the service is never reachable without a key
+        service.use_cases.ensure_secrets(lambda text: write_secret(settings.key_file, text))
         service.use_cases.recovery.run()
         server = _AnnouncingServer(
             uvicorn.Config(
@@ -154,6 +153,8 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=settings.shutdown_timeout_s,
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
             )
         )
         server.announce = lambda: _announce(settings, host, port)
@@ -174,18 +175,6 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         return 0 if server.started else 1
     finally:
         service.close()
-
-
-def _split_listen(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager
@@ -231,8 +220,10 @@ class _AnnouncingServer(uvicorn.Server):
 
 def _announce(settings: Settings, host: str, port: int) -> None:
     """Tell commands with the same state directory how the service is reached."""
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = local_url(settings.scheme, host, port)
     temporary = settings.service_file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"url": url, "pid": os.getpid()}), encoding="utf-8")
+    certificate = str(settings.tls_certificate.resolve()) if settings.tls_certificate else ""
+    told = {"url": url, "pid": os.getpid(), "certificate": certificate}
+    temporary.write_text(json.dumps(told), encoding="utf-8")
     temporary.replace(settings.service_file)
     log.info("listening on %s", url)

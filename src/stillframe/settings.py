@@ -27,12 +27,20 @@ class Settings(BaseSettings):
     state: Path = Field(
         default_factory=_default_state_dir, description="Directory of the database, memory states, logs."
     )
-    listen: str = Field("127.0.0.1:8080", description="Address and port; loopback only until keys exist.")
+    listen: str = Field("127.0.0.1:8080", description="Address and port; beyond loopback only with TLS.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the certificate and its chain; with tls_key the service speaks HTTPS."
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's key, not encrypted.")
+    plain_http: bool = Field(
+        False, description="Listen beyond loopback without TLS: keys are then readable for whoever sees the network."
+    )
+    link_lifetime_s: int = Field(3600, ge=60, description="How long a signed link, such as screenshot_url, is good.")
     connect: str = Field(
         "", description="libvirt URI; empty: qemu:///system, or the embedded driver where no libvirt daemon answers."
     )
     cluster_name: str = Field("stillframe", description="Shown as cluster_name.")
-    public_url: str = Field("", description="Base of links such as screenshot_url; empty: http://<listen>.")
+    public_url: str = Field("", description="Base of links such as screenshot_url; empty: http(s)://<listen>.")
     http_errors: Literal["ok", "semantic"] = Field(
         "ok", description='"ok": handled outcomes are HTTP 200; "semantic": 4xx/5xx with the same body.'
     )
@@ -73,4 +81,13 @@ class Settings(BaseSettings):
 
     @property
     def base_url(self) -> str:
-        return self.public_url.rstrip("/") or f"http://{self.listen}"
+        return self.public_url.rstrip("/") or f"{self.scheme}://{self.listen}"
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls_certificate else "http"
+
+    @property
+    def key_file(self) -> Path:
+        """Where the first administrator's key is written, for the command line to find."""
+        return self.state / "admin.key"

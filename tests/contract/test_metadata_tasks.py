@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from stillframe.adapters.metadata import open_metadata
+from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.operations.tasks import TaskQuery, TaskState, list_tasks
 from stillframe.ports.metadata import ACTIVE_STATES, Metadata, OperationFilter, OperationRow, OperationState, Slot
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from stillframe.operations.world import World
 
+EVERYBODY = Principal("a0a0a0a0a0a0", Role.ADMINISTRATOR)
 VM = "0b6b2f0e-vm"
 OTHER_VM = "1c7c3f1f-vm"
 AT = 1_700_000_000
@@ -142,13 +144,13 @@ class TestPage:
     def test_the_list_of_tasks_says_when_it_ends(self, metadata: Metadata) -> None:
         rows = opened(metadata, *(an_operation() for _ in range(6)))
         world = cast("World", SimpleNamespace(metadata=metadata))
-        first = list_tasks(world, TaskQuery(limit=4))
+        first = list_tasks(world, TaskQuery(limit=4), EVERYBODY)
         assert [task.uuid for task in first.tasks] == [row.uuid for row in rows[:1:-1]]
         assert first.next == rows[2].uuid
-        last = list_tasks(world, TaskQuery(limit=2, after=first.next))
+        last = list_tasks(world, TaskQuery(limit=2, after=first.next), EVERYBODY)
         assert ([task.uuid for task in last.tasks], last.next) == ([rows[1].uuid, rows[0].uuid], "")
         with pytest.raises(Refused) as refused:
-            list_tasks(world, TaskQuery(after="none"))
+            list_tasks(world, TaskQuery(after="none"), EVERYBODY)
         assert refused.value.case is ErrorCase.TASK_UNKNOWN
 
     def test_every_public_state_finds_its_own(self, metadata: Metadata) -> None:
@@ -157,7 +159,7 @@ class TestPage:
         with metadata.write() as tx:
             tx.journal.request_cancel(cancelled[0].uuid)
         world = cast("World", SimpleNamespace(metadata=metadata))
-        found = {state: list_tasks(world, TaskQuery(state=state)).tasks for state in TaskState}
+        found = {state: list_tasks(world, TaskQuery(state=state), EVERYBODY).tasks for state in TaskState}
         assert all(task.state == state for state, tasks in found.items() for task in tasks)
         assert sorted(task.uuid for tasks in found.values() for task in tasks) == sorted(
             row.uuid for row in (*rows, *cancelled)

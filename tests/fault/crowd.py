@@ -19,7 +19,7 @@ from stillframe.domain.errors import ErrorCase
 from support.lab import settle
 from support.ledger import check_census, rows
 from support.private_libvirtd import PrivateLibvirtd
-from support.service import SNAPSHOT
+from support.service import SNAPSHOT, AdminKey
 from support.struck import Striker, StruckService
 
 _ACCEPTED = (
@@ -98,8 +98,9 @@ class Crowd:
 
     async def _press(self, seconds: float, in_flight: int) -> None:
         # an idle connection that the service closes at the moment of its next use would look like a crash
+        auth = AdminKey(self.service.state)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        async with httpx.AsyncClient(base_url=self.service.url, timeout=300, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=self.service.url, timeout=300, limits=limits, auth=auth) as http:
             until = time.monotonic() + seconds
             await asyncio.gather(*(self._client(http, until) for _ in range(in_flight)))
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from stillframe.domain.errors import ErrorCase
 from support.ledger import check_census, checksums, rows
 from support.offline import domain_xml, file_disk, image, lot
@@ -96,12 +94,12 @@ class Asked:
 
     def __init__(self, vm: Vm, call: str, body: dict[str, Any]) -> None:
         self._future: Future[dict[str, Any]] = Future()
-        arguments = (vm.service.url, f"{SNAPSHOT}/{call}", {"cluster_uuid": "", "compute_uuid": vm.uuid, **body})
+        arguments = (vm.service, f"{SNAPSHOT}/{call}", {"cluster_uuid": "", "compute_uuid": vm.uuid, **body})
         threading.Thread(target=self._ask, args=arguments, daemon=True).start()
 
-    def _ask(self, url: str, path: str, body: dict[str, Any]) -> None:
+    def _ask(self, service: Service, path: str, body: dict[str, Any]) -> None:
         try:
-            with httpx.Client(base_url=url, timeout=300) as client:
+            with service.client() as client:
                 self._future.set_result(client.post(path, json=body).json())
         except BaseException as error:  # noqa: BLE001 -- it is raised where the answer is asked for
             self._future.set_exception(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -16,15 +16,19 @@ import httpx
 import jsonschema
 from fastapi import FastAPI
 
+from stillframe.domain.access import Principal, Role
 from stillframe.domain.compute import ComputeInfo, ComputeInspectInfo, DiskInfo, DiskVsdSource
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.tree import Node, SnapshotTree, build_tree
 from stillframe.http.app import create_app
 from stillframe.operations.doctor import Report
-from stillframe.operations.requests import Cluster, SnapshotPage, VmPage
+from stillframe.operations.keys import KeyPage, NewKey
+from stillframe.operations.links import LinkSigner
+from stillframe.operations.requests import Caller, Cluster, SnapshotPage, VmPage
 from stillframe.operations.tasks import Task, TaskPage, TaskState
 from stillframe.operations.use_cases import UseCases
+from stillframe.ports.keys import KeyRow
 from stillframe.settings import Settings
 
 CLUSTER = "650ea11b-b7fb-4269-8232-aa53865aab3b"
@@ -36,6 +40,10 @@ DISK_SNAPSHOT = "25a949de-eaad-4f99-9bf8-b794578d8cfe"
 MEMORY = "7f1f3bb8-6a24-4f3d-8d34-2d6c51d6a0f1"
 OPERATION = "0c1a5d2e-4f6b-4a8c-9e0d-1b3f5a7c9e2b"
 PNG = b"\x89PNG\r\n\x1a\n picture"
+ADMIN_KEY = "the administrator's"
+ADMIN = Principal("a0a0a0a0a0a0", Role.ADMINISTRATOR)
+SIGNER = LinkSigner(b"secret", 1700000000)
+CALLER = Caller(ADMIN, "192.0.2.7")
 ENVELOPE = ["scode", "desc", "message", "message_cn", "stack", "data"]
 
 
@@ -92,17 +100,27 @@ def a_row() -> ComputeInfo:
 
 
 class StubUseCases(UseCases):
-    """Remembers what it was asked in ``asked``; ``outcomes`` by name of the call: a value, an exception or a function."""
+    """Remembers what it was asked in ``asked``; ``outcomes`` by name of the call: a value, an exception or a function.
+
+    Who looked is not among what a look was asked, but in ``viewers``. ``principals``: key -> who brings it.
+    """
 
     def __init__(self) -> None:
         self.cluster = Cluster(CLUSTER, "stillframe")
         self.asked: list[tuple[Any, ...]] = []
+        self.viewers: list[Principal] = []
+        self.principals = {ADMIN_KEY: ADMIN}
         self.outcomes: dict[str, Any] = {
             "list_snapshots": SnapshotPage((a_snapshot(),), 1),
             "get_snapshot": a_snapshot(),
             "head_snapshot": a_snapshot(),
             "tree": a_tree(),
             "screenshot": PNG,
+            "screenshot_by_link": (60, PNG),
+            "link_signer": SIGNER,
+            "create_key": NewKey(a_key(), "sfk_new"),
+            "rotate_key": NewKey(a_key(), "sfk_new"),
+            "list_keys": KeyPage((a_key(),), ""),
             "create": a_snapshot(),
             "rollback": a_snapshot(),
             "rollback_volumes": lambda ref, entries, caller: entries,
@@ -123,13 +141,28 @@ class StubUseCases(UseCases):
         return lambda *args: self._outcome(name, args)
 
     def _outcome(self, name: str, args: tuple[Any, ...]) -> Any:
-        self.asked.append((name, *args))
+        if name == "authenticate":
+            return self._authenticate(*args)
+        if args and isinstance(args[-1], Principal):
+            self.viewers.append(args[-1])
+            args = args[:-1]
+        if name != "link_signer":
+            self.asked.append((name, *args))
         outcome = self.outcomes.get(name)
         if callable(outcome):
             return outcome(*args)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
+
+    def _authenticate(self, text: str) -> Principal:
+        if text not in self.principals:
+            raise refused(ErrorCase.NOT_AUTHENTICATED)
+        return self.principals[text]
+
+
+def a_key(**changes: Any) -> KeyRow:
+    return replace(KeyRow("0123456789ab", Role.OPERATOR, TENANT, "测试", "00", "00", 1631166673, ""), **changes)
 
 
 def a_task(**changes: Any) -> Task:
@@ -175,19 +208,25 @@ class DoorClient:
         self.app: FastAPI = create_app(self.stub, self.settings)
         self._schemas = answer_schemas()
 
-    def request(self, method: str, url: str, **arguments: Any) -> httpx.Response:
-        """One request; ``raise_app_exceptions`` stays on: nothing may escape the application."""
+    def request(self, method: str, url: str, *, key: str = ADMIN_KEY, **arguments: Any) -> httpx.Response:
+        """One request, with this key unless it is empty; ``raise_app_exceptions`` stays on: nothing may escape the application."""
+        more = arguments.pop("headers", None)
 
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(app=self.app, client=("192.0.2.7", 1234))
             async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
-                return await client.request(method, url, **arguments)
+                headers = httpx.Headers({"ApiKey": key} if key else {}).raw + httpx.Headers(more).raw
+                return await client.request(method, url, headers=headers, **arguments)
 
         response = asyncio.run(send())
         assert len(response.headers["X-Request-Id"]) == 32
         if method != "HEAD" and response.headers["content-type"] != "image/png":
             self._schemas.check(method, response)
         return response
+
+    def request_raw_headers(self, url: str, headers: list[tuple[bytes, bytes]]) -> httpx.Response:
+        """A GET with exactly these headers, which may be given twice."""
+        return self.request("GET", url, key="", headers=headers)
 
     def get(self, url: str, **params: Any) -> dict[str, Any]:
         """The envelope of a GET."""

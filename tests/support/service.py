@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +38,18 @@ class CallFailedError(AssertionError):
         self.answer = answer
 
 
+class AdminKey(httpx.Auth):
+    """The key that the service wrote into its state directory; nothing before there is one."""
+
+    def __init__(self, state: Path) -> None:
+        self._file = state / "admin.key"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if "ApiKey" not in request.headers and self._file.exists():
+            request.headers["ApiKey"] = self._file.read_text().strip()
+        yield request
+
+
 class Service:
     """Start, stop, kill and call one service. ``state`` lies in /tmp: QEMU's sockets need a short path."""
 
@@ -53,8 +65,12 @@ class Service:
         self.log_path = self.state / "service.log"
         self._environment = {**os.environ, **{f"STILLFRAME_{k.upper()}": v for k, v in settings.items()}}
         self._process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.url, timeout=300)
+        self.http = self.client()
         self.on_answer: Callable[[str, httpx.Response], None] | None = None
+
+    def client(self, **options: Any) -> httpx.Client:
+        """A client that brings the administrator's key, as it is at each request."""
+        return httpx.Client(base_url=self.url, timeout=300, auth=AdminKey(self.state), **options)
 
     # --- life -----------------------------------------------------------------------------------------------------
 

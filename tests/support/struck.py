@@ -220,6 +220,6 @@ class StruckService(Service):
             answer: dict[str, Any] = self.response("POST", path, json=body).json()
         except httpx.HTTPError:
             self.http.close()
-            self.http = httpx.Client(base_url=self.url, timeout=300)
+            self.http = self.client()
             return None
         return answer

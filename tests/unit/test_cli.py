@@ -23,10 +23,10 @@ from stillframe.domain.findings import Finding, FindingKind
 from stillframe.operations.doctor import BusyVm, Repair, Report
 from stillframe.operations.requests import Caller, GuestSpec, VmPage, VmQuery, VmRef
 from stillframe.settings import Settings
-from support.http_door import CLUSTER, VM, DoorClient, a_row, refused
+from support.http_door import ADMIN, ADMIN_KEY, CLUSTER, VM, DoorClient, a_row, refused
 from support.http_server import serving
 
-CALLER = Caller("anonymous", "127.0.0.1")
+CALLER = Caller(ADMIN, "127.0.0.1")
 OTHER_VM = "11111111-2222-4333-8444-555555555555"
 
 Run = Callable[..., SimpleNamespace]
@@ -49,6 +49,7 @@ def door(served: tuple[DoorClient, str]) -> DoorClient:
 @pytest.fixture
 def state(served: tuple[DoorClient, str], tmp_path: Path) -> Path:
     (tmp_path / "service.json").write_text(json.dumps({"url": served[1], "pid": 1}))
+    (tmp_path / "admin.key").write_text(f"{ADMIN_KEY}\n")
     return tmp_path
 
 

@@ -12,13 +12,15 @@ import httpx
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.http_door import CLUSTER, VM, DoorClient, as_envelope, identified, must_fail
+from support.http_door import ADMIN_KEY, CLUSTER, VM, DoorClient, as_envelope, identified, must_fail
 from support.http_server import RawConnection, serving
 
 LIMIT_BYTES = 10_000
 DELETE = "/v1/compute/vsd/snapshot/delete"
 HEAD = f"/v1/compute/vsd/snapshot/head?cluster_uuid={CLUSTER}&compute_uuid={VM}"
-POST_LINES = f"POST {DELETE} HTTP/1.1\r\nHost: door\r\nContent-Type: application/json\r\n".encode()
+POST_LINES = (
+    f"POST {DELETE} HTTP/1.1\r\nHost: door\r\nApiKey: {ADMIN_KEY}\r\nContent-Type: application/json\r\n".encode()
+)
 GOOD = json.dumps(identified(name="a")).encode()
 
 
@@ -115,7 +117,7 @@ def test_broken_json_leaves_the_connection_usable(connection: RawConnection, bod
 
 
 def test_head_says_the_length_and_sends_nothing(connection: RawConnection) -> None:
-    connection.say(f"HEAD {HEAD} HTTP/1.1\r\nHost: door\r\n\r\n".encode())
+    connection.say(f"HEAD {HEAD} HTTP/1.1\r\nHost: door\r\nApiKey: {ADMIN_KEY}\r\n\r\n".encode())
     status, headers, _ = connection.hear(with_body=False)
     assert status == "HTTP/1.1 200 OK"
     assert int(headers["content-length"]) > 0
@@ -125,13 +127,13 @@ def test_head_says_the_length_and_sends_nothing(connection: RawConnection) -> No
 def test_chinese_in_urls(address: tuple[str, int], door: DoorClient) -> None:
     url = f"http://{address[0]}:{address[1]}/v1/compute/vsd/snapshot/get"
     params = {"cluster_uuid": "", "compute_uuid": VM, "name": "升级前 100%"}
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, headers={"ApiKey": ADMIN_KEY}) as client:
         assert as_envelope(client.get(url, params=params))["scode"] == 0
     assert door.stub.asked[-1][2] == "升级前 100%"
 
 
 def test_a_crash_leaves_the_connection_usable(connection: RawConnection, door: DoorClient) -> None:
     door.stub.outcomes["head_snapshot"] = ZeroDivisionError()
-    connection.say(f"GET {HEAD} HTTP/1.1\r\nHost: door\r\n\r\n".encode())
+    connection.say(f"GET {HEAD} HTTP/1.1\r\nHost: door\r\nApiKey: {ADMIN_KEY}\r\n\r\n".encode())
     must_answer(connection, ErrorCase.INTERNAL)
     must_still_work(connection)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.snapshot import CaptureMode, MemoryStatus
-from stillframe.operations.requests import Caller, DiskRef, SnapshotPage, VmRef
+from stillframe.operations.requests import DiskRef, SnapshotPage, VmRef
 from support.http_door import (
+    ADMIN,
+    CALLER,
     CLUSTER,
     DISK_SNAPSHOT,
     ENVELOPE,
     MEMORY,
     PNG,
+    SIGNER,
     SNAPSHOT,
     TENANT,
     VM,
@@ -33,7 +36,6 @@ from support.http_door import (
 
 BASE = "/v1/compute/vsd/snapshot"
 REF = VmRef(CLUSTER, TENANT, VM)
-CALLER = Caller("anonymous", "192.0.2.7")
 WHERE = {"cluster_uuid": CLUSTER, "tenant": TENANT, "compute_uuid": VM}
 
 
@@ -125,7 +127,7 @@ def test_create_takes_the_name_as_given(door: DoorClient) -> None:
     door.post(f"{BASE}/create", identified(name="", vm_type="GDT", domain_memory=True, description="写"))
     door.post(f"{BASE}/create", identified(name="e\u0301", description=None, domain_memory=None, vm_type="other"))
     assert door.stub.asked == [
-        ("create", REF, "", "写", True, Caller("anonymous", "192.0.2.7", "GDT")),
+        ("create", REF, "", "写", True, replace(CALLER, mark="GDT")),
         ("create", REF, "e\u0301", "", False, CALLER),
     ]
 
@@ -185,7 +187,10 @@ def test_a_snapshot_with_everything(door: DoorClient) -> None:
     )
     data = door.post(f"{BASE}/rollback", identified(name="origin", domain_memory=True))["data"]
     assert data["vm_detail"] == detail
-    assert data["screenshot_url"] == f"http://127.0.0.1:8080{BASE}/screenshot/{SNAPSHOT}.png"
+    assert (
+        data["screenshot_url"]
+        == f"http://127.0.0.1:8080{BASE}/screenshot/{SNAPSHOT}.png?{SIGNER.query('screenshot', SNAPSHOT)}"
+    )
     assert data["domain_remote_url"] == f"file:///state/memory/{MEMORY}"
     assert data["attr"] == {
         "status": "available",
@@ -261,6 +266,35 @@ def test_a_screenshot_is_a_picture_to_keep(door: DoorClient) -> None:
     assert response.headers["content-type"] == "image/png"
     assert "immutable" in response.headers["cache-control"]
     assert door.stub.asked == [("screenshot", SNAPSHOT)]
+    assert door.stub.viewers == [ADMIN]
+
+
+def test_a_link_stands_for_a_key_and_is_kept_as_long_as_it_is_good(door: DoorClient) -> None:
+    response = door.request("GET", f"{BASE}/screenshot/{SNAPSHOT}.png?expires=17&signature=ab", key="")
+    assert (response.status_code, response.content) == (200, PNG)
+    assert "max-age=60," in response.headers["cache-control"]
+    assert door.stub.asked == [("screenshot_by_link", SNAPSHOT, "17", "ab")]
+
+
+def test_a_link_that_is_not_good_is_a_403(door: DoorClient) -> None:
+    door.stub.outcomes["screenshot_by_link"] = refused(ErrorCase.LINK_INVALID)
+    response = door.request("GET", f"{BASE}/screenshot/{SNAPSHOT}.png", key="")
+    assert response.status_code == 403
+    must_fail(response.json(), ErrorCase.LINK_INVALID)
+
+
+def test_a_wrong_key_is_not_saved_by_a_good_link(door: DoorClient) -> None:
+    response = door.request("GET", f"{BASE}/screenshot/{SNAPSHOT}.png?expires=17&signature=ab", key="wrong")
+    must_fail(response.json(), ErrorCase.NOT_AUTHENTICATED)
+    assert door.stub.asked == []
+
+
+def test_links_by_tls_are_named_where_there_is_tls() -> None:
+    door = DoorClient(public_url="https://vms.example/")
+    door.stub.outcomes["list_snapshots"] = SnapshotPage((a_snapshot(screenshot_checksum="blake3:1"),), 1)
+    (row,) = door.get(f"{BASE}/list", cluster_uuid="", compute_uuid=VM)["data"]["list"]
+    assert row["screenshot_url_ssl"] == row["screenshot_url"]
+    assert row["screenshot_url_ssl"].startswith("https://vms.example/v1/")
 
 
 @pytest.mark.parametrize("name", [SNAPSHOT, "nonsense", "%2e%2e"])

@@ -16,6 +16,8 @@ from stillframe.http.transport import OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
 from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
 from support.http_door import (
+    ADMIN_KEY,
+    CALLER,
     CLUSTER,
     OPERATION,
     TENANT,
@@ -30,7 +32,6 @@ from support.http_door import (
 
 BASE = "/v1/compute/vsd/snapshot"
 TASK = f"{BASE}/task"
-CALLER = Caller("anonymous", "192.0.2.7")
 OTHER = "11111111-2222-4333-8444-555555555555"
 
 
@@ -145,7 +146,9 @@ def test_a_cancel_does_not_wait_for_those_that_it_could_end(monkeypatch: pytest.
 
     async def both() -> int:
         transport = httpx.ASGITransport(app=door.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://door", headers={"ApiKey": ADMIN_KEY}
+        ) as client:
             deleting = asyncio.create_task(client.post(f"{BASE}/delete", json=identified(name="a")))
             await asyncio.to_thread(begun.wait, 60)
             try:

@@ -17,6 +17,7 @@ CALLS = {
     "shutdownVm", "shutoffVm", "getVersion", "assignVm", "createGuest", "deleteGuest", "getGuestConsole",
     "getDoctor", "repairByDoctor",
     "listTasks", "getTask", "cancelTask",
+    "createKey", "listKeys", "revokeKey", "rotateKey", "rotateLinks",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from stillframe.adapters.metadata.database import open_metadata
+from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.layers import Layer
 from stillframe.operations import delete
@@ -26,6 +27,8 @@ LAYER = Layer("l", "v", None, "/d/secret-path.qcow2", "qcow2", foreign=False)
 PLAN = DeletePlan("s", "vm", None, (DropPlan(LAYER),), (MergePlan(LAYER, LAYER, ()), MergePlan(LAYER, LAYER, ())))
 STEPS = [step.name for step in delete.OPERATION.steps_of(PLAN)]
 WEIGHT = 3 + 2 * 23  # unpublish, artefacts, one drop, two merges whose commit weighs 20
+
+EVERYBODY = Principal("a0a0a0a0a0a0", Role.ADMINISTRATOR)
 
 
 @pytest.fixture
@@ -123,8 +126,8 @@ def opened(runner: Runner, row: OperationRow) -> OperationRow:
 def test_cancelling_before_the_point_of_no_return_is_noted(runner: Runner, state: OperationState) -> None:
     opened(runner, a_row(state, 0))
     for _ in range(2):
-        assert cancel_task(runner, "o").state is TaskState.CANCELLING
-    assert get_task(runner.world, "o").state is TaskState.CANCELLING
+        assert cancel_task(runner, "o", EVERYBODY).state is TaskState.CANCELLING
+    assert get_task(runner.world, "o", EVERYBODY).state is TaskState.CANCELLING
 
 
 @pytest.mark.parametrize(
@@ -141,16 +144,16 @@ def test_cancelling_before_the_point_of_no_return_is_noted(runner: Runner, state
 )
 def test_anything_else_is_refused_and_says_why(runner: Runner, row: OperationRow, words: list[str]) -> None:
     opened(runner, row)
-    before = get_task(runner.world, "o")
+    before = get_task(runner.world, "o", EVERYBODY)
     with pytest.raises(Refused) as refused:
-        cancel_task(runner, "o")
+        cancel_task(runner, "o", EVERYBODY)
     assert refused.value.case is ErrorCase.TASK_NOT_CANCELLABLE
     assert [word for word in words if word not in refused.value.desc] == []
-    assert get_task(runner.world, "o") == before
+    assert get_task(runner.world, "o", EVERYBODY) == before
 
 
 def test_an_unknown_task_is_unknown(runner: Runner) -> None:
-    for act in (lambda: get_task(runner.world, "none"), lambda: cancel_task(runner, "none")):
+    for act in (lambda: get_task(runner.world, "none", EVERYBODY), lambda: cancel_task(runner, "none", EVERYBODY)):
         with pytest.raises(Refused) as refused:
             act()
         assert refused.value.case is ErrorCase.TASK_UNKNOWN

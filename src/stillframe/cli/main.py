@@ -12,12 +12,14 @@ import logging
 import re
 import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stillframe.cli.client import EXIT_FAILED, EXIT_NO_SERVICE, CliError, call
 from stillframe.cli.doctor import lines_of
+from stillframe.cli.keys import key, link
 from stillframe.cli.plain import State, printable, service_at, settings_with, table, uuid_of
 from stillframe.cli.tasks import task
 
@@ -38,6 +40,8 @@ guest = typer.Typer(help="The witness guest, a tiny guest for trying things out.
 app.add_typer(vm, name="vm")
 app.add_typer(guest, name="guest")
 app.add_typer(task, name="task")
+app.add_typer(key, name="key")
+app.add_typer(link, name="link")
 
 
 def main() -> None:
@@ -61,10 +65,25 @@ def main() -> None:
 
 @app.command()
 def serve(
+    *,
     listen: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Address to listen on [127.0.0.1:8080].", show_default=False)
     ] = None,
     state: State = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM certificate with its chain.", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM key of the certificate.", show_default=False)
+    ] = None,
+    plain_http: Annotated[
+        bool | None,
+        typer.Option(
+            "--plain-http",
+            help="Listen beyond loopback without TLS; keys can be read on the network.",
+            show_default=False,
+        ),
+    ] = None,
     connect: Annotated[
         str | None, typer.Option(metavar="URI", help="libvirt to connect to [found by itself].", show_default=False)
     ] = None,
@@ -72,7 +91,14 @@ def serve(
     """Run the service in the foreground."""
     if listen is not None and not _is_listen(listen):
         raise typer.BadParameter("expected HOST:PORT, such as 127.0.0.1:8080", param_hint="--listen")
-    chosen = {"listen": listen, "state": state, "connect": connect}
+    chosen = {
+        "listen": listen,
+        "state": state,
+        "connect": connect,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "plain_http": plain_http,
+    }
     settings = settings_with(**{name: value for name, value in chosen.items() if value is not None})
     # everything that the service is made of; the other commands start faster without it
     from stillframe.bootstrap import serve as run_service  # noqa: PLC0415

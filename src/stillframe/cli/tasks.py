@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from stillframe.cli.client import call
-from stillframe.cli.plain import State, printable, service_at, table, uuid_of
+from stillframe.cli.plain import State, moment, printable, service_at, table, uuid_of
 
 TASK = "/v1/compute/vsd/snapshot/task"
 _KIB = 1024
@@ -75,7 +74,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['progress']} %",
         _rate(row) or "-",
         _left(row) or "-",
-        _moment(row["started_at"]),
+        moment(row["started_at"]),
         row["compute_name"] or row["compute_uuid"],
         row["snapshot"],
     ]
@@ -96,8 +95,8 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("copied", counted),
         ("rate", _rate(row)),
         ("time left", _left(row)),
-        ("started", _moment(row["started_at"])),
-        ("ended", "" if row["ended_at"] is None else _moment(row["ended_at"])),
+        ("started", moment(row["started_at"])),
+        ("ended", "" if row["ended_at"] is None else moment(row["ended_at"])),
         ("error", row["error"]),
     ]
 
@@ -108,10 +107,6 @@ def _rate(row: dict[str, Any]) -> str:
 
 def _left(row: dict[str, Any]) -> str:
     return "" if row["time_left_s"] is None else human_time(row["time_left_s"])
-
-
-def _moment(at_s: int) -> str:
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def human_bytes(count: int) -> str:

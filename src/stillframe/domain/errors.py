@@ -79,6 +79,7 @@ class ErrorCase(Enum):
         "该虚拟机没有这个快照；请查看快照列表",
     )
     TASK_UNKNOWN = Case(22005, 404, "no such task; see the task list", "没有这个任务；请查看任务列表")
+    KEY_UNKNOWN = Case(22006, 404, "no such key; see the key list", "没有这个密钥；请查看密钥列表")
     NAME_TAKEN = Case(
         23001,
         409,
@@ -245,6 +246,24 @@ class ErrorCase(Enum):
     )
     NOT_ALLOWED = Case(
         25002, 403, "this key may not do that; use one with the right", "该 ApiKey 无权执行此操作；请使用有权限的密钥"
+    )
+    LAST_ADMINISTRATOR = Case(
+        25003,
+        409,
+        "this is the last administrator's key that does not expire; make another first",
+        "这是最后一个不过期的管理员密钥；请先创建另一个",
+    )
+    KEY_ENDED = Case(
+        25004,
+        409,
+        "this key has been revoked or has expired; create a new one",
+        "该密钥已被吊销或已过期；请创建新的密钥",
+    )
+    LINK_INVALID = Case(
+        25005,
+        403,
+        "this link is not valid any more; ask for the snapshot again to get a new one",
+        "该链接已失效；请重新查询快照以获取新链接",
     )
     INTERNAL = Case(
         29001,

@@ -16,10 +16,9 @@ from stillframe.domain.findings import Finding
 from stillframe.domain.snapshot import MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.tree import SnapshotTree
 from stillframe.http.envelope import EmptyData, Failure, Success, failure_of
+from stillframe.http.links import Links
 from stillframe.operations.doctor import Report
 from stillframe.operations.requests import Cluster, SnapshotPage, VmPage
-
-SCREENSHOT_PATH = "/v1/compute/vsd/snapshot/screenshot"
 
 
 class _StoredDetail:
@@ -49,7 +48,7 @@ class _UpToScreenshot(BaseModel):
 
 
 class _Ssl(BaseModel):
-    screenshot_url_ssl: Annotated[str, Field(description="Empty.")] = ""
+    screenshot_url_ssl: Annotated[str, Field(description="The same by TLS; empty where the service has none.")] = ""
 
 
 class _FromRemoteUrl(BaseModel):
@@ -197,12 +196,15 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def snapshot_data(snapshot: Snapshot, base_url: str) -> GetVsdSnapshotResponse:
-    return GetVsdSnapshotResponse(**_fields(snapshot, base_url))
+def snapshot_data(snapshot: Snapshot, links: Links) -> GetVsdSnapshotResponse:
+    return GetVsdSnapshotResponse(**_fields(snapshot, links))
 
 
-def list_data(page: SnapshotPage, base_url: str) -> SnapshotListData:
-    rows = [SnapshotRow(**_fields(snapshot, base_url)) for snapshot in page.snapshots]
+def list_data(page: SnapshotPage, links: Links) -> SnapshotListData:
+    rows = [
+        SnapshotRow(**_fields(snapshot, links), screenshot_url_ssl=links.screenshot_ssl(snapshot))
+        for snapshot in page.snapshots
+    ]
     return SnapshotListData(list=rows, total_count=page.total_count)
 
 
@@ -233,7 +235,7 @@ def vm_list_data(page: VmPage, cluster: Cluster) -> VmListData:
     )
 
 
-def _fields(snapshot: Snapshot, base_url: str) -> dict[str, Any]:
+def _fields(snapshot: Snapshot, links: Links) -> dict[str, Any]:
     memory = snapshot.memory
     return {
         "tenant": snapshot.tenant,
@@ -245,7 +247,7 @@ def _fields(snapshot: Snapshot, base_url: str) -> dict[str, Any]:
         "description": snapshot.description,
         "ctime": snapshot.ctime,
         "vm_detail": json.loads(snapshot.vm_detail) if snapshot.vm_detail else None,
-        "screenshot_url": f"{base_url}{SCREENSHOT_PATH}/{snapshot.uuid}.png" if snapshot.screenshot_checksum else "",
+        "screenshot_url": links.screenshot(snapshot),
         "domain_remote_url": memory.location if memory and memory.status is not MemoryStatus.FAILED else "",
         "disk_snapshot_list": [
             DiskSnapshotInfo(VolumeUuid=disk.volume_uuid, SnapshotUuid=disk.uuid, DiskDrive=disk.target)

@@ -11,7 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http import compute, own, snapshots, tasks
+from stillframe.http import compute, keys, own, snapshots, tasks
+from stillframe.http.access import Gate, level
 from stillframe.http.door import Door
 from stillframe.http.envelope import described_call
 from stillframe.http.parsing import refusal_of
@@ -46,15 +47,16 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.door = Door(use_cases, settings)
-    for calls in (snapshots, tasks, compute, own):
+    for calls in (snapshots, tasks, compute, own, keys):
         app.include_router(calls.router)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
-    app.add_middleware(Transport, settings=settings)
+    app.add_middleware(Transport, settings=settings, gate=Gate(use_cases.authenticate))
     return app
 
 
 async def _refused(request: Request, error: StillframeError) -> Response:
+    await level(request.scope, error.case)
     return respond_to(request, error)
 
 

@@ -11,7 +11,10 @@ import anyio
 import anyio.to_thread
 from fastapi import Depends, Request
 
+from stillframe.domain.access import Principal
+from stillframe.http.access import PRINCIPAL
 from stillframe.http.envelope import EmptyData, EnvelopeResponse, Failure, Success
+from stillframe.http.links import Links
 from stillframe.http.transport import OPERATIONS, OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
 from stillframe.operations.use_cases import UseCases
@@ -47,6 +50,14 @@ class Door:
         """Run a reading use case."""
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._looking)
 
+    async def look_with_links(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, Links]:
+        """``look``, with what makes the links in its answer."""
+        return await self.look(lambda: (call(*args, **kwargs), self.links()))
+
+    def links(self) -> Links:
+        """Makes links from now on; blocks."""
+        return Links(self.settings.base_url, self.use_cases.link_signer())
+
     async def act(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a mutating use case. Once begun it runs to its end: cancelling the request, as when the client has
         gone, waits for it instead of cutting it.
@@ -63,7 +74,8 @@ async def _door(request: Request) -> Door:
 
 async def _caller(request: Request) -> Caller:
     hears: list[str] = request.scope[OPERATIONS]
-    return Caller(who="anonymous", address=request.client.host if request.client else "", hears=hears.append)
+    principal: Principal = request.scope[PRINCIPAL]
+    return Caller(principal, address=request.client.host if request.client else "", hears=hears.append)
 
 
 DoorOf = Annotated[Door, Depends(_door)]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from stillframe.domain.access import Need
+from stillframe.http.access import needs
 from stillframe.http.answers import ConsoleData, DoctorData, GuestData, VersionData, doctor_data
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.parsing import StrictRoute, refuse_repeated
@@ -18,6 +20,7 @@ router = APIRouter(
 
 
 @router.get("/version", operation_id="getVersion", responses=answers(VersionData))
+@needs(Need.LOOK)
 async def get_version(door: DoorOf) -> Response:
     """The service's version and the cluster that it is."""
     cluster = door.use_cases.cluster
@@ -25,6 +28,7 @@ async def get_version(door: DoorOf) -> Response:
 
 
 @router.post("/vm/assign", operation_id="assignVm", responses=acts())
+@needs(Need.ADMINISTER)
 async def assign(body: AssignBody, door: DoorOf, caller: CallerOf) -> Response:
     """Give a virtual machine to a tenant and a namespace."""
     await door.act(
@@ -34,12 +38,14 @@ async def assign(body: AssignBody, door: DoorOf, caller: CallerOf) -> Response:
 
 
 @router.post("/guest/create", operation_id="createGuest", responses=acts(GuestData))
+@needs(Need.ADMINISTER)
 async def create_guest(body: GuestBody, door: DoorOf, caller: CallerOf) -> Response:
     """Define and start a witness guest, the small guest of demo and tests."""
     return answer(GuestData(uuid=await door.act(door.use_cases.create_guest, body.spec, caller)))
 
 
 @router.post("/guest/delete", operation_id="deleteGuest", responses=acts())
+@needs(Need.ADMINISTER)
 async def delete_guest(body: GuestDeleteBody, door: DoorOf, caller: CallerOf) -> Response:
     """Remove a witness guest with its disks and snapshots."""
     await door.act(door.use_cases.delete_guest, body.name, caller)
@@ -47,18 +53,21 @@ async def delete_guest(body: GuestDeleteBody, door: DoorOf, caller: CallerOf) ->
 
 
 @router.get("/guest/console", operation_id="getGuestConsole", responses=answers(ConsoleData))
+@needs(Need.ADMINISTER)
 async def guest_console(params: Annotated[GuestParams, Query()], door: DoorOf) -> Response:
     """Where a witness guest's console is written."""
     return answer(ConsoleData(path=await door.look(door.use_cases.guest_console, params.name)))
 
 
 @router.get("/doctor", operation_id="getDoctor", responses=answers(DoctorData))
+@needs(Need.ADMINISTER)
 async def doctor(params: Annotated[DoctorParams, Query()], door: DoorOf) -> Response:
     """Compare database, files and hypervisor, and name everything that does not agree. Nothing is changed."""
     return answer(doctor_data(await door.look(door.use_cases.doctor, params.deep)))
 
 
 @router.post("/doctor/repair", operation_id="repairByDoctor", responses=acts(DoctorData))
+@needs(Need.ADMINISTER)
 async def repair(body: RepairBody, door: DoorOf, caller: CallerOf) -> Response:
     """Repair what has exactly one right answer; `findings` is what is left after it."""
     return answer(doctor_data(await door.act(door.use_cases.repair, bool(body.deep), caller)))

@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.http.access import check_allowed, need_of
 
 ERRORS_MAX_NAMED = 5
 
@@ -26,7 +27,8 @@ _EXPECTED = {
 
 
 class StrictRoute(APIRoute):
-    """A route whose body is parsed by ``parse_json`` instead of the framework's more lenient way.
+    """A route for those who may call it, whose body is parsed by ``parse_json`` instead of the framework's more lenient
+    way.
 
     The media type must be JSON: besides being what is documented, it is what keeps a foreign web page from posting
     a form to a service on the user's own loopback.
@@ -34,10 +36,14 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        if self.body_field is None:
-            return handle
+        need = need_of(self.endpoint)
+        has_body = self.body_field is not None
 
         async def handle_parsed(request: Request) -> Response:
+            # before anything that was sent is looked at
+            check_allowed(request.scope, need)
+            if not has_body:
+                return await handle(request)
             raw = await request.body()
             if not raw:
                 raise Refused(ErrorCase.PARAMETER_MISSING, "body: expected a JSON object")

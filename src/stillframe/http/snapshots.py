@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from stillframe.domain.access import Need, Principal
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
+from stillframe.http.access import PRINCIPAL, ViewerOf, by_link, needs
 from stillframe.http.answers import (
-    SCREENSHOT_PATH,
     BatchData,
     DiskSnapshotInfo,
     GetVsdSnapshotResponse,
@@ -21,6 +22,7 @@ from stillframe.http.answers import (
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.envelope import EmptyData, Failure
 from stillframe.http.fields import canonical_uuid, is_uuid
+from stillframe.http.links import SCREENSHOT_PATH
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import (
     CreateBody,
@@ -35,38 +37,46 @@ from stillframe.http.schemas import (
 from stillframe.http.transport import respond_to
 
 SNAPSHOT = "/v1/compute/vsd/snapshot"
+_KEPT_S = 300  # how long a browser may keep what it got with a key
 
 router = APIRouter(tags=["snapshots"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)])
 
 
 @router.get(f"{SNAPSHOT}/list", operation_id="listSnapshots", responses=answers(SnapshotListData))
-async def list_snapshots(params: Annotated[SnapshotListParams, Query()], door: DoorOf) -> Response:
+@needs(Need.LOOK)
+async def list_snapshots(params: Annotated[SnapshotListParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The snapshots of a virtual machine, newest first."""
-    page = await door.look(door.use_cases.list_snapshots, params.ref, params.filter_name, params.page, params.page_size)
-    return answer(list_data(page, door.settings.base_url))
+    page, links = await door.look_with_links(
+        door.use_cases.list_snapshots, params.ref, params.filter_name, params.page, params.page_size, viewer
+    )
+    return answer(list_data(page, links))
 
 
 @router.get(f"{SNAPSHOT}/get", operation_id="getSnapshot", responses=answers(GetVsdSnapshotResponse))
-async def get_snapshot(params: Annotated[SnapshotParams, Query()], door: DoorOf) -> Response:
+@needs(Need.LOOK)
+async def get_snapshot(params: Annotated[SnapshotParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """One snapshot, by name."""
-    snapshot = await door.look(door.use_cases.get_snapshot, params.ref, params.name)
-    return answer(snapshot_data(snapshot, door.settings.base_url))
+    snapshot, links = await door.look_with_links(door.use_cases.get_snapshot, params.ref, params.name, viewer)
+    return answer(snapshot_data(snapshot, links))
 
 
 @router.get(f"{SNAPSHOT}/tree", operation_id="getSnapshotTree", responses=answers(SnapshotTreeData))
-async def get_tree(params: Annotated[VmParams, Query()], door: DoorOf) -> Response:
+@needs(Need.LOOK)
+async def get_tree(params: Annotated[VmParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The tree of a virtual machine's snapshots; `head` is its current state, the empty name the root."""
-    return answer(SnapshotTreeData(tree=await door.look(door.use_cases.tree, params.ref)))
+    return answer(SnapshotTreeData(tree=await door.look(door.use_cases.tree, params.ref, viewer)))
 
 
 @router.get(f"{SNAPSHOT}/head", operation_id="getHeadSnapshot", responses=answers(GetVsdSnapshotResponse, EmptyData))
-async def get_head(params: Annotated[VmParams, Query()], door: DoorOf) -> Response:
+@needs(Need.LOOK)
+async def get_head(params: Annotated[VmParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The snapshot that the virtual machine's current state descends from; empty when there is none."""
-    snapshot = await door.look(door.use_cases.head_snapshot, params.ref)
-    return answer(snapshot_data(snapshot, door.settings.base_url) if snapshot else None)
+    snapshot, links = await door.look_with_links(door.use_cases.head_snapshot, params.ref, viewer)
+    return answer(snapshot_data(snapshot, links) if snapshot else None)
 
 
 @router.post(f"{SNAPSHOT}/create", operation_id="createSnapshot", responses=acts())
+@needs(Need.ACT)
 async def create(body: CreateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Take a snapshot of all disks and, if asked, of the running memory, which goes on being saved behind the call."""
     await door.act(
@@ -81,6 +91,7 @@ async def create(body: CreateBody, door: DoorOf, caller: CallerOf) -> Response:
 
 
 @router.post(f"{SNAPSHOT}/modify", operation_id="modifySnapshot", responses=acts())
+@needs(Need.ACT)
 async def modify(body: ModifyBody, door: DoorOf, caller: CallerOf) -> Response:
     """Change a snapshot's description."""
     await door.act(door.use_cases.modify, body.ref, body.name, body.description or "", body.marked(caller))
@@ -88,15 +99,18 @@ async def modify(body: ModifyBody, door: DoorOf, caller: CallerOf) -> Response:
 
 
 @router.post(f"{SNAPSHOT}/rollback", operation_id="rollbackSnapshot", responses=acts(GetVsdSnapshotResponse))
+@needs(Need.ACT)
 async def rollback(body: RollbackBody, door: DoorOf, caller: CallerOf) -> Response:
     """Bring disks and configuration back to a snapshot and, if asked, resume the guest from its memory."""
     snapshot = await door.act(
         door.use_cases.rollback, body.ref, body.name, body.domain_memory or False, body.marked(caller)
     )
-    return answer(snapshot_data(snapshot, door.settings.base_url))
+    links = await door.look(door.links)
+    return answer(snapshot_data(snapshot, links))
 
 
 @router.post("/v1/compute/volume/snapshot/rollback", operation_id="rollbackVolumes", responses=acts(BatchData))
+@needs(Need.ACT)
 async def rollback_volumes(body: VolumeRollbackBody, door: DoorOf, caller: CallerOf) -> Response:
     """Bring single disks of a shut-off virtual machine back; each entry has its own result."""
     entries = [entry.ref for entry in body.disk_snapshot_list]
@@ -108,6 +122,7 @@ async def rollback_volumes(body: VolumeRollbackBody, door: DoorOf, caller: Calle
 
 
 @router.post(f"{SNAPSHOT}/delete", operation_id="deleteSnapshot", responses=acts())
+@needs(Need.ACT)
 async def delete(body: DeleteBody, door: DoorOf, caller: CallerOf) -> Response:
     """Delete a snapshot that has at most one child; no other state of the virtual machine changes."""
     await door.act(door.use_cases.delete, body.ref, body.name, body.marked(caller))
@@ -123,16 +138,28 @@ async def delete(body: DeleteBody, door: DoorOf, caller: CallerOf) -> Response:
         "default": {"model": Failure[EmptyData], "description": "The envelope, under the error's own HTTP status."},
     },
 )
-async def get_screenshot(snapshot_uuid: str, request: Request, door: DoorOf) -> Response:
-    """The screen at the moment of the snapshot.
+@by_link
+async def get_screenshot(
+    snapshot_uuid: str,
+    request: Request,
+    door: DoorOf,
+    expires: Annotated[str, Query(description="Until when the link is good, Unix seconds.")] = "",
+    signature: Annotated[str, Query(description="The link's own; with an ApiKey it is not needed.")] = "",
+) -> Response:
+    """The screen at the moment of the snapshot: by the snapshot's `screenshot_url` as it stands, or with an ApiKey.
 
     The one exception to "errors are HTTP 200": an image element cannot read an envelope, it needs to see a 404.
     """
+    principal: Principal | None = request.scope.get(PRINCIPAL)
     try:
         if not is_uuid(snapshot_uuid):
             raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, "the name of a screenshot is its snapshot's uuid")
-        png = await door.look(door.use_cases.screenshot, canonical_uuid(snapshot_uuid))
+        uuid = canonical_uuid(snapshot_uuid)
+        if principal is not None:
+            good_s, png = _KEPT_S, await door.look(door.use_cases.screenshot, uuid, principal)
+        else:
+            good_s, png = await door.look(door.use_cases.screenshot_by_link, uuid, expires, signature)
     except StillframeError as error:
-        return respond_to(request, error, error.case.value.http_status)
+        return respond_to(request, error)
     # a snapshot's screen never changes; private, since it shows what a user saw
-    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=31536000, immutable"})
+    return Response(png, media_type="image/png", headers={"Cache-Control": f"private, max-age={good_s}, immutable"})

@@ -8,6 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, field_validator
 
+from stillframe.domain.access import Need
+from stillframe.http.access import ViewerOf, needs
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.fields import INTEGER_MAX, OpaqueId, Text, Uuid, UuidOrEmpty, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
@@ -107,19 +109,22 @@ def task_data(task: Task) -> TaskData:
 
 
 @router.get(f"{TASK}/list", operation_id="listTasks", responses=answers(TaskListData))
-async def list_tasks(params: Annotated[TaskListParams, Query()], door: DoorOf) -> Response:
+@needs(Need.LOOK)
+async def list_tasks(params: Annotated[TaskListParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """Every operation, newest first, in pages that stay as they are while new ones begin."""
-    page = await door.look(door.use_cases.list_tasks, params.query)
+    page = await door.look(door.use_cases.list_tasks, params.query, viewer)
     return answer(TaskListData(list=[task_data(task) for task in page.tasks], next=page.next))
 
 
 @router.get(f"{TASK}/get", operation_id="getTask", responses=answers(TaskData))
-async def get_task(params: Annotated[TaskParams, Query()], door: DoorOf) -> Response:
+@needs(Need.LOOK)
+async def get_task(params: Annotated[TaskParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """One operation: its state, how far it is, and why it failed if it did."""
-    return answer(task_data(await door.look(door.use_cases.get_task, params.cluster_uuid, params.uuid)))
+    return answer(task_data(await door.look(door.use_cases.get_task, params.cluster_uuid, params.uuid, viewer)))
 
 
 @router.post(f"{TASK}/cancel", operation_id="cancelTask", responses=acts(TaskData))
+@needs(Need.ACT)
 async def cancel_task(body: TaskCancelBody, door: DoorOf, caller: CallerOf) -> Response:
     """Let an operation be undone that has not passed its point of no return; answers at once with the task.
 

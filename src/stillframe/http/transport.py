@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -13,7 +14,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
+from stillframe.http.access import BEGUN, Gate
 from stillframe.http.envelope import EnvelopeResponse, crash_of, described_call, failure_of, log_outcome
+from stillframe.http.links import SCREENSHOT_PATH
 from stillframe.settings import Settings
 
 log = logging.getLogger("stillframe.http")
@@ -29,41 +32,41 @@ class _ClientGoneError(Exception):
     """The connection ended before the request was complete: there is nobody to answer."""
 
 
-def respond(settings: Settings, scope: Scope, error: StillframeError, status_code: int = 0) -> EnvelopeResponse:
-    """The answer to an error outcome, logged under the request's id.
-
-    ``status_code`` 0: what the settings say, 200 or the case's own.
-    """
+def respond(settings: Settings, scope: Scope, error: StillframeError) -> EnvelopeResponse:
+    """The answer to an error outcome, logged under the request's id."""
     log_outcome(scope[REQUEST_ID], described_call(scope["method"], scope["path"]), error)
-    status = status_code or _status(settings, error.case)
+    status = _status(settings, scope, error.case)
     return EnvelopeResponse(failure_of(error), status_code=status)
 
 
-def respond_to(request: Request, error: StillframeError, status_code: int = 0) -> EnvelopeResponse:
+def respond_to(request: Request, error: StillframeError) -> EnvelopeResponse:
     """``respond`` for a handler that has the framework's request."""
-    return respond(request.app.state.door.settings, request.scope, error, status_code)
+    return respond(request.app.state.door.settings, request.scope, error)
 
 
-def _status(settings: Settings, case: ErrorCase) -> int:
-    return 200 if settings.http_errors == "ok" else case.value.http_status
+def _status(settings: Settings, scope: Scope, case: ErrorCase) -> int:
+    # an image element cannot read an envelope, it needs to see that there is no picture
+    is_picture = scope["path"].startswith(f"{SCREENSHOT_PATH}/")
+    return 200 if settings.http_errors == "ok" and not is_picture else case.value.http_status
 
 
 class Transport:
     """ASGI middleware around the whole application.
 
-    Promises: every response carries ``X-Request-Id``, and ``X-Operation-Id`` where operations were begun; the body is read up to ``max_body_bytes`` before the
-    application sees the request; HEAD answers as GET without the body; an exception becomes an envelope.
+    Promises: every response carries ``X-Request-Id``, and ``X-Operation-Id`` where operations were begun; the
+    key is proved, and then the body read up to ``max_body_bytes``, before the application sees the request; HEAD answers as GET without the body; an exception becomes an envelope.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
         self._app = app
+        self._gate = gate
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = {**scope, REQUEST_ID: uuid4().hex, OPERATIONS: []}
+        scope = {**scope, REQUEST_ID: uuid4().hex, OPERATIONS: [], BEGUN: time.monotonic()}
         outlet = _Outlet(send, scope)
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
@@ -82,14 +85,15 @@ class Transport:
             crash = crash_of(scope[REQUEST_ID], call, error)
             if outlet.started:
                 raise  # half an answer cannot be taken back; the server cuts the connection
-            response = EnvelopeResponse(crash, status_code=_status(self._settings, ErrorCase.INTERNAL))
+            response = EnvelopeResponse(crash, status_code=_status(self._settings, scope, ErrorCase.INTERNAL))
             await response(scope, receive, outlet)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming = _Incoming(scope, receive)
         try:
+            await self._gate.admit(scope)
             body = await incoming.read(self._settings.max_body_bytes)
-        except Refused as refusal:
+        except StillframeError as refusal:
             # the rest of the body is thrown away, so that a client that is still sending gets to read the answer
             await incoming.drain()
             response = respond(self._settings, scope, refusal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from stillframe.domain.access import Principal
 from stillframe.domain.compute import ComputeInfo
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.vm import Action, SourceKind, Vm
@@ -13,8 +14,8 @@ from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow
 
 
-def list_vms(world: World, cluster: Cluster, query: VmQuery) -> VmPage:
-    """By name; ``total_count`` counts after filtering, before paging."""
+def list_vms(world: World, cluster: Cluster, query: VmQuery, viewer: Principal) -> VmPage:
+    """By name, those that exist for the viewer; ``total_count`` counts after filtering, before paging."""
     if query.cluster_uuid and query.cluster_uuid != cluster.uuid:
         raise Refused(ErrorCase.CLUSTER_UNKNOWN, f"cluster {query.cluster_uuid}")
     with world.metadata.read() as tx:
@@ -22,7 +23,9 @@ def list_vms(world: World, cluster: Cluster, query: VmQuery) -> VmPage:
     running: defaultdict[str, list[OperationRow]] = defaultdict(list)
     for row in active:
         running[row.vm_uuid].append(row)
-    rows = [_row(vm, cluster, action_of(running[vm.uuid])) for vm in world.inventory.list_vms()]
+    rows = [
+        _row(vm, cluster, action_of(running[vm.uuid])) for vm in world.inventory.list_vms() if viewer.sees(vm.tenant)
+    ]
     found = [row for row in rows if _matches(row, query)]
     if query.page_size <= 0:
         return VmPage(tuple(found), len(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from stillframe.domain.access import Principal
 from stillframe.domain.compute import ComputeInfo
 from stillframe.domain.snapshot import Snapshot
 from stillframe.ports.guests import GuestSpec
@@ -33,15 +34,20 @@ def nobody_hears(_operation_uuid: str) -> None:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, for the operation log. ``mark``: GCD | GDT | "" (the request's ``vm_type``).
+    """Who asks and from where. ``mark``: GCD | GDT | "" (the request's ``vm_type``), for the operation log.
 
     ``hears`` is told the uuid of every operation that the call begins, as soon as it is in the journal.
     """
 
-    who: str
+    principal: Principal
     address: str
     mark: str = ""
     hears: Callable[[str], None] = field(default=nobody_hears, repr=False, compare=False)
+
+    @property
+    def who(self) -> str:
+        """The id of the key, which is no secret."""
+        return self.principal.key_id
 
 
 @dataclass(frozen=True)

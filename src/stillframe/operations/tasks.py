@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from stillframe.domain.access import Principal
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.runner import Runner
@@ -103,16 +104,18 @@ class TaskPage:
     next: str
 
 
-def list_tasks(world: World, query: TaskQuery) -> TaskPage:
-    """Newest first. Tasks that begin while someone pages change no later page.
+def list_tasks(world: World, query: TaskQuery, viewer: Principal) -> TaskPage:
+    """Newest first, those that exist for the viewer. Tasks that begin while someone pages change no later page.
 
     Raises:
         Refused: TASK_UNKNOWN, for an ``after`` that is no task's.
     """
+    if query.tenant and not viewer.sees(query.tenant):
+        return TaskPage((), "")
     states, cancel_requested = _ROWS_IN[TaskState(query.state)] if query.state else ((), None)
     wanted = OperationFilter(
         vm_uuid=query.compute_uuid,
-        tenant=query.tenant,
+        tenant=query.tenant if viewer.bound is None else viewer.bound,
         states=states,
         cancel_requested=cancel_requested,
         since=query.since,
@@ -122,36 +125,36 @@ def list_tasks(world: World, query: TaskQuery) -> TaskPage:
     )
     with world.metadata.read() as tx:
         if query.after:
-            _known(tx.journal.get(query.after), query.after)
+            _known(tx.journal.get(query.after), query.after, viewer)
         rows = tx.journal.page(wanted)
     shown = rows[: query.limit]
     return TaskPage(tuple(task_of(row) for row in shown), shown[-1].uuid if len(rows) > len(shown) else "")
 
 
-def get_task(world: World, task_uuid: str) -> Task:
+def get_task(world: World, task_uuid: str, viewer: Principal) -> Task:
     """One task.
 
     Raises:
         Refused: TASK_UNKNOWN.
     """
     with world.metadata.read() as tx:
-        return task_of(_known(tx.journal.get(task_uuid), task_uuid))
+        return task_of(_known(tx.journal.get(task_uuid), task_uuid, viewer))
 
 
-def cancel_task(runner: Runner, task_uuid: str) -> Task:
+def cancel_task(runner: Runner, task_uuid: str, viewer: Principal) -> Task:
     """Let it be undone; returns the task as it was when the wish was noted. Repeatable until the undo begins.
 
     Raises:
         Refused: TASK_UNKNOWN; TASK_NOT_CANCELLABLE, with what it is past; nothing has changed.
     """
     with runner.world.metadata.read() as tx:
-        row = _known(tx.journal.get(task_uuid), task_uuid)
+        row = _known(tx.journal.get(task_uuid), task_uuid, viewer)
     if _can_be_cancelled(row):
         decided = runner.cancel(task_uuid)
         if decided in _CANCELLABLE:
             return task_of(replace(row, state=decided, cancel_requested=True))
         with runner.world.metadata.read() as tx:
-            row = _known(tx.journal.get(task_uuid), task_uuid)
+            row = _known(tx.journal.get(task_uuid), task_uuid, viewer)
     raise Refused(ErrorCase.TASK_NOT_CANCELLABLE, f"{row.kind} (operation {row.uuid}) {_why_not(row)}")
 
 
@@ -186,8 +189,8 @@ def task_of(row: OperationRow) -> Task:
     )
 
 
-def _known(row: OperationRow | None, task_uuid: str) -> OperationRow:
-    if row is None:
+def _known(row: OperationRow | None, task_uuid: str, viewer: Principal) -> OperationRow:
+    if row is None or not viewer.sees(row.tenant):
         raise Refused(ErrorCase.TASK_UNKNOWN, f"task {task_uuid}")
     return row
 

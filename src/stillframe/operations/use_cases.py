@@ -6,19 +6,22 @@ All raise ``StillframeError`` (domain/errors.py) and nothing else on purpose. ``
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from stillframe.domain import rules
+from stillframe.domain.access import Principal
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.tree import SnapshotTree, build_tree
 from stillframe.domain.vm import Vm
-from stillframe.operations import create, delete, forget, rollback, rollback_volumes, tasks
+from stillframe.operations import create, delete, forget, keys, links, rollback, rollback_volumes, tasks
 from stillframe.operations.detail import action_of, inspect_with_volumes
 from stillframe.operations.disks import place_disks
 from stillframe.operations.doctor import Doctor, Report
+from stillframe.operations.keys import KeyPage, KeySpec, NewKey
+from stillframe.operations.links import LinkSigner
 from stillframe.operations.listing import list_vms
 from stillframe.operations.log import Attempt, logged
 from stillframe.operations.mending import Mender
@@ -52,34 +55,47 @@ class UseCases:
 
     # --- looking -----------------------------------------------------------------------------------------------
 
-    def list_snapshots(self, ref: VmRef, name_part: str, page_number: int, page_size: int) -> SnapshotPage:
+    def list_snapshots(
+        self, ref: VmRef, name_part: str, page_number: int, page_size: int, viewer: Principal
+    ) -> SnapshotPage:
         """Newest first, then by name; ``page_size`` <= 0 means everything."""
-        vm = self._vm(ref)
+        vm = self._vm(ref, viewer)
         offset, limit = (page_number * page_size, page_size) if page_size > 0 else (0, None)
         with self.world.metadata.read() as tx:
             found, total = tx.snapshots.page(vm.uuid, name_part, offset, limit)
         return SnapshotPage(tuple(found), total)
 
-    def get_snapshot(self, ref: VmRef, name: str) -> Snapshot:
-        vm = self._vm(ref)
+    def get_snapshot(self, ref: VmRef, name: str, viewer: Principal) -> Snapshot:
+        vm = self._vm(ref, viewer)
         return self._snapshot(vm, name)
 
-    def head_snapshot(self, ref: VmRef) -> Snapshot | None:
+    def head_snapshot(self, ref: VmRef, viewer: Principal) -> Snapshot | None:
         """The snapshot that the VM's current state descends from; None for a VM without snapshots."""
-        vm = self._vm(ref)
+        vm = self._vm(ref, viewer)
         with self.world.metadata.read() as tx:
             _nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
             return tx.snapshots.by_uuid(head_uuid) if head_uuid else None
 
-    def tree(self, ref: VmRef) -> SnapshotTree:
-        vm = self._vm(ref)
+    def tree(self, ref: VmRef, viewer: Principal) -> SnapshotTree:
+        vm = self._vm(ref, viewer)
         with self.world.metadata.read() as tx:
             nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
         return build_tree(vm.uuid, nodes, head_uuid)
 
-    def screenshot(self, snapshot_uuid: str) -> bytes:
+    def screenshot(self, snapshot_uuid: str, viewer: Principal) -> bytes:
         with self.world.metadata.read() as tx:
             snapshot = tx.snapshots.by_uuid(snapshot_uuid)
+        exists = snapshot is not None and self._vm_of(snapshot.vm_uuid, viewer) is not None
+        return self._picture(snapshot_uuid, snapshot if exists else None)
+
+    def screenshot_by_link(self, snapshot_uuid: str, expires: str, signature: str) -> tuple[int, bytes]:
+        """For how many seconds the link is still good, and the picture."""
+        good_s = links.check_link(self.world, links.SCREENSHOT, snapshot_uuid, expires, signature)
+        with self.world.metadata.read() as tx:
+            snapshot = tx.snapshots.by_uuid(snapshot_uuid)
+        return good_s, self._picture(snapshot_uuid, snapshot)
+
+    def _picture(self, snapshot_uuid: str, snapshot: Snapshot | None) -> bytes:
         png = None
         if snapshot is not None and snapshot.screenshot_checksum:
             png = self.world.memory_store.get_screenshot(snapshot_uuid, snapshot.screenshot_checksum)
@@ -87,11 +103,14 @@ class UseCases:
             raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, f"no screenshot of a snapshot {snapshot_uuid}")
         return png
 
-    def list_vms(self, query: VmQuery) -> VmPage:
-        return list_vms(self.world, self.cluster, query)
+    def link_signer(self) -> LinkSigner:
+        return links.signer(self.world)
 
-    def inspect(self, ref: VmRef) -> ComputeInspectInfo:
-        vm = self._vm(ref)
+    def list_vms(self, query: VmQuery, viewer: Principal) -> VmPage:
+        return list_vms(self.world, self.cluster, query, viewer)
+
+    def inspect(self, ref: VmRef, viewer: Principal) -> ComputeInspectInfo:
+        vm = self._vm(ref, viewer)
         with self.world.metadata.read() as tx:
             volumes, layers = tx.layers.volumes(vm.uuid), tx.layers.layers(vm.uuid)
             active = tx.journal.active([vm.uuid])
@@ -108,9 +127,9 @@ class UseCases:
         with self._attempt(caller, "create", ref, name) as attempt:
             final_name = rules.normalise_name(name)
             rules.check_description(description)
-            vm = self._vm(ref, attempt)
+            vm = self._vm(ref, caller.principal, attempt)
             with self._claim(vm, create.KIND, attempt) as claim:
-                vm = self.world.inventory.get_vm(vm.uuid)
+                vm = self._vm(ref, caller.principal, attempt)
                 plan = create.plan_create(
                     self.world,
                     self.cluster,
@@ -130,7 +149,7 @@ class UseCases:
     def modify(self, ref: VmRef, name: str, description: str, caller: Caller) -> None:
         with self._attempt(caller, "modify", ref, name) as attempt:
             rules.check_description(description)
-            vm = self._vm(ref, attempt)
+            vm = self._vm(ref, caller.principal, attempt)
             row = ended_row(self.world, About(vm.uuid, vm.name, vm.tenant, name), "modify")
             with self.world.metadata.write() as tx:
                 snapshot = rollback.check_known(tx.snapshots.by_name(vm.uuid, _nfc(name)), vm, name)
@@ -140,9 +159,9 @@ class UseCases:
 
     def rollback(self, ref: VmRef, name: str, domain_memory: bool, caller: Caller) -> Snapshot:
         with self._attempt(caller, "rollback", ref, name) as attempt:
-            vm = self._vm(ref, attempt)
+            vm = self._vm(ref, caller.principal, attempt)
             with self._claim(vm, rollback.KIND, attempt) as claim:
-                vm = self.world.inventory.get_vm(vm.uuid)
+                vm = self._vm(ref, caller.principal, attempt)
                 snapshot = self._snapshot(vm, name)
                 plan = rollback.plan_rollback(self.world, self.cluster, vm, snapshot, domain_memory=domain_memory)
                 told = claim.run(rollback.OPERATION, plan)
@@ -157,7 +176,7 @@ class UseCases:
         Raises:
             Refused: for what concerns them all: the VM unknown, or not shut off.
         """
-        vm = self._vm(ref)
+        vm = self._vm(ref, caller.principal)
         rollback_volumes.check_shut_off(vm)
         results: list[DiskRef | StillframeError] = []
         named: set[str] = set()
@@ -171,11 +190,11 @@ class UseCases:
     def _rollback_volume(self, ref: VmRef, entry: DiskRef, repeated: bool, caller: Caller) -> DiskRef | StillframeError:
         try:
             with self._attempt(caller, "rollback_volume", ref, entry.SnapshotUuid) as attempt:
-                vm = self._vm(ref, attempt)
+                vm = self._vm(ref, caller.principal, attempt)
                 if repeated:
                     raise Refused(ErrorCase.VOLUME_REPEATED, f"volume {entry.VolumeUuid} of {vm.described}")
                 with self._claim(vm, rollback_volumes.KIND, attempt) as claim:
-                    vm = self.world.inventory.get_vm(vm.uuid)
+                    vm = self._vm(ref, caller.principal, attempt)
                     plan = rollback_volumes.plan_volume(self.world, self.cluster, vm, entry)
                     claim.run(rollback_volumes.OPERATION, plan)
         except StillframeError as error:
@@ -184,9 +203,9 @@ class UseCases:
 
     def delete(self, ref: VmRef, name: str, caller: Caller) -> None:
         with self._attempt(caller, "delete", ref, name) as attempt:
-            vm = self._vm(ref, attempt)
+            vm = self._vm(ref, caller.principal, attempt)
             with self._claim(vm, delete.KIND, attempt) as claim:
-                vm = self.world.inventory.get_vm(vm.uuid)
+                vm = self._vm(ref, caller.principal, attempt)
                 snapshot = self._snapshot(vm, name)
                 claim.run(delete.OPERATION, delete.plan_delete(self.world, self.cluster, vm, snapshot))
 
@@ -224,18 +243,18 @@ class UseCases:
     def _power(self, caller: Caller, call: str, ref: VmRef, *, settle: bool = False) -> Iterator[Vm]:
         """The VM, with its slot held for the moment: power calls wait for nothing and disturb nothing."""
         with self._attempt(caller, call, ref, "") as attempt:
-            vm = self._vm(ref, attempt)
+            vm = self._vm(ref, caller.principal, attempt)
             with self._claim(vm, _POWER, attempt, settle=settle):
                 with self.world.metadata.read() as tx:
                     snapshots = tx.snapshots.of_vm(vm.uuid)
                 rules.check_nothing_saving(vm, snapshots)
-                yield self.world.inventory.get_vm(vm.uuid)
+                yield self._vm(ref, caller.principal, attempt)
 
     # --- Stillframe's own --------------------------------------------------------------------------------------
 
     def assign_vm(self, ref: VmRef, tenant: str, tenant_name: str, namespace: str, caller: Caller) -> None:
         with self._attempt(caller, "assign", ref, "") as attempt:
-            vm = self._vm(ref, attempt)
+            vm = self._vm(ref, caller.principal, attempt)
             self.world.inventory.assign(vm.uuid, tenant, tenant_name, namespace)
             self._note_ended(attempt, "assign")
 
@@ -265,21 +284,52 @@ class UseCases:
         with logged(self.world, Attempt(caller, "doctor repair")) as attempt:
             return self._repairs.repair(deep=deep, began=attempt.began)
 
+    # --- keys ----------------------------------------------------------------------------------------------------
+
+    def ensure_secrets(self, hand_over: Callable[[str], None]) -> None:
+        """There is a secret for links, and an administrator's key that works: else one is made and handed over."""
+        links.ensure_secret(self.world)
+        keys.ensure_administrator(self.world, hand_over)
+
+    def authenticate(self, text: str) -> Principal:
+        return keys.authenticate(self.world, text)
+
+    def create_key(self, spec: KeySpec, caller: Caller) -> NewKey:
+        with logged(self.world, Attempt(caller, "key create", tenant=spec.tenant)):
+            return keys.create_key(self.world, spec, caller.who)
+
+    def list_keys(self, tenant: str, after: str, limit: int) -> KeyPage:
+        return keys.list_keys(self.world, tenant, after, limit)
+
+    def revoke_key(self, key_id: str, caller: Caller) -> None:
+        with logged(self.world, Attempt(caller, f"key revoke {key_id}")) as attempt:
+            attempt.tenant = keys.revoke_key(self.world, key_id).tenant
+
+    def rotate_key(self, key_id: str, grace_s: int, caller: Caller) -> NewKey:
+        with logged(self.world, Attempt(caller, f"key rotate {key_id}")) as attempt:
+            new = keys.rotate_key(self.world, key_id, grace_s, caller.who)
+            attempt.tenant = new.row.tenant
+            return new
+
+    def rotate_links(self, caller: Caller) -> None:
+        with logged(self.world, Attempt(caller, "links rotate")):
+            links.draw_secret(self.world)
+
     # --- tasks: the operations, as those who wait for them see them ---------------------------------------------
 
-    def list_tasks(self, query: TaskQuery) -> TaskPage:
+    def list_tasks(self, query: TaskQuery, viewer: Principal) -> TaskPage:
         self._check_cluster(query.cluster_uuid)
-        return tasks.list_tasks(self.world, query)
+        return tasks.list_tasks(self.world, query, viewer)
 
-    def get_task(self, cluster_uuid: str, task_uuid: str) -> Task:
+    def get_task(self, cluster_uuid: str, task_uuid: str, viewer: Principal) -> Task:
         self._check_cluster(cluster_uuid)
-        return tasks.get_task(self.world, task_uuid)
+        return tasks.get_task(self.world, task_uuid, viewer)
 
     def cancel_task(self, cluster_uuid: str, task_uuid: str, caller: Caller) -> Task:
         """Returns when the wish is noted; the undo goes on behind it."""
         with logged(self.world, Attempt(caller, "cancel")) as attempt:
             self._check_cluster(cluster_uuid)
-            task = tasks.cancel_task(self._runner, task_uuid)
+            task = tasks.cancel_task(self._runner, task_uuid, caller.principal)
             attempt.vm_uuid, attempt.vm_name, attempt.tenant = task.compute_uuid, task.compute_name, task.tenant
             attempt.snapshot = task.snapshot
             attempt.began(task.uuid)
@@ -287,14 +337,30 @@ class UseCases:
 
     # --- shared ------------------------------------------------------------------------------------------------
 
-    def _vm(self, ref: VmRef, attempt: Attempt | None = None) -> Vm:
+    def _vm(self, ref: VmRef, viewer: Principal, attempt: Attempt | None = None) -> Vm:
+        """The VM, which exists for the viewer.
+
+        Raises:
+            Refused: VM_UNKNOWN, in the same words and from the same line whether there is none or it is another's.
+        """
         self._check_cluster(ref.cluster_uuid)
-        vm = self.world.inventory.get_vm(ref.compute_uuid)
+        vm = self._vm_of(ref.compute_uuid, viewer)
+        if vm is None:
+            raise Refused(ErrorCase.VM_UNKNOWN, f"VM {ref.compute_uuid}")
         if ref.tenant and ref.tenant != vm.tenant:
             raise Refused(ErrorCase.TENANT_WRONG, f"{vm.described} does not belong to tenant {ref.tenant}")
         if attempt is not None:
             attempt.vm_name, attempt.tenant = vm.name, vm.tenant
         return vm
+
+    def _vm_of(self, vm_uuid: str, viewer: Principal) -> Vm | None:
+        try:
+            vm = self.world.inventory.get_vm(vm_uuid)
+        except Refused as refusal:
+            if refusal.case is not ErrorCase.VM_UNKNOWN:
+                raise
+            return None
+        return vm if viewer.sees(vm.tenant) else None
 
     def _check_cluster(self, cluster_uuid: str) -> None:
         if cluster_uuid and cluster_uuid != self.cluster.uuid:
@@ -313,7 +379,9 @@ class UseCases:
 
     @contextmanager
     def _attempt(self, caller: Caller, call: str, ref: VmRef, snapshot: str) -> Iterator[Attempt]:
-        attempt = Attempt(caller, call, vm_uuid=ref.compute_uuid, snapshot=snapshot)
+        # until the VM is known to be the caller's, the line is the caller's own business
+        tenant = caller.principal.tenant
+        attempt = Attempt(caller, call, vm_uuid=ref.compute_uuid, tenant=tenant, snapshot=snapshot)
         with logged(self.world, attempt):
             yield attempt
 

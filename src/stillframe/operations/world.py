@@ -20,12 +20,13 @@ class Limits:
     """What the operator chose. ``memory_tenants``: None means every tenant has memory-snapshot space.
 
     ``host_patience_s``: how long a hypervisor that cannot be reached is waited for, where giving up would leave
-    something half-done.
+    something half-done. ``link_lifetime_s``: how long a signed link is good.
     """
 
     max_chain_depth: int = 64
     memory_tenants: frozenset[str] | None = None
     host_patience_s: float = 120.0
+    link_lifetime_s: int = 3600
 
     def memory_space_open(self, tenant: str) -> bool:
         return self.memory_tenants is None or tenant in self.memory_tenants

@@ -16,6 +16,7 @@ from typing import Protocol
 from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import MemoryState, Snapshot
 from stillframe.domain.tree import Node
+from stillframe.ports.keys import KeyRows
 
 
 class Slot(StrEnum):
@@ -248,6 +249,16 @@ class LogRows(Protocol):
         ...
 
 
+class FactRows(Protocol):
+    """Single facts about the service itself, by name."""
+
+    def get(self, name: str) -> str | None: ...
+
+    def put(self, name: str, value: str) -> None:
+        """Replaces what stood there."""
+        ...
+
+
 class Transaction(Protocol):
     """One open transaction."""
 
@@ -262,6 +273,12 @@ class Transaction(Protocol):
 
     @property
     def log(self) -> LogRows: ...
+
+    @property
+    def keys(self) -> KeyRows: ...
+
+    @property
+    def facts(self) -> FactRows: ...
 
 
 class Metadata(Protocol):
@@ -290,6 +307,7 @@ class Metadata(Protocol):
 
 __all__: Sequence[str] = (
     "ACTIVE_STATES",
+    "FactRows",
     "JournalRows",
     "LayerRows",
     "LogLine",

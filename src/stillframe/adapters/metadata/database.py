@@ -9,8 +9,10 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from stillframe.adapters.metadata.engines import Engines, is_whole, make_engines
+from stillframe.adapters.metadata.facts import SqlFacts
 from stillframe.adapters.metadata.failures import commit_errors, storage_errors
 from stillframe.adapters.metadata.journal import SqlJournal
+from stillframe.adapters.metadata.keys import SqlKeys
 from stillframe.adapters.metadata.layers import SqlLayers
 from stillframe.adapters.metadata.log import SqlLog
 from stillframe.adapters.metadata.migrations import bring_up_to_date
@@ -22,7 +24,8 @@ from stillframe.domain.errors import ErrorCase, Failed, Refused
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stillframe.ports.metadata import JournalRows, LayerRows, LogRows, SnapshotRows
+    from stillframe.ports.keys import KeyRows
+    from stillframe.ports.metadata import FactRows, JournalRows, LayerRows, LogRows, SnapshotRows
 
 _CLUSTER_UUID = "cluster_uuid"
 
@@ -35,6 +38,8 @@ class SqlTransaction:
         self.layers: LayerRows = SqlLayers(connection)
         self.journal: JournalRows = SqlJournal(connection)
         self.log: LogRows = SqlLog(connection)
+        self.keys: KeyRows = SqlKeys(connection)
+        self.facts: FactRows = SqlFacts(connection)
 
 
 class SqlMetadata:

@@ -234,6 +234,23 @@ operation_steps = sa.Table(
     sa.UniqueConstraint("operation_uuid", "step"),
 )
 
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    _row_id(),
+    sa.Column("key_id", AnyText, nullable=False, unique=True),
+    _text("role"),
+    _text("tenant"),
+    _text("description"),
+    _text("salt"),
+    _text("digest"),
+    _number("created_at"),
+    _text("created_by"),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("revoked_at", sa.BigInteger),
+    sa.Index(None, "tenant", "id"),
+)
+
 operation_log = sa.Table(
     "operation_log",
     metadata,

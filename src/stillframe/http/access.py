@@ -1,0 +1,112 @@
+"""Who stands at the door: a request's key is proved before its body is read, and each call says what it needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from fastapi import Depends, Request
+from starlette.types import Scope
+
+from stillframe.domain.access import Need, Principal
+from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.http.links import SCREENSHOT_PATH
+
+E = TypeVar("E", bound=Callable[..., Any])
+
+PRINCIPAL = "stillframe.principal"  # where the principal lies in the ASGI scope; absent where a link stands for a key
+BEGUN = "stillframe.begun"  # when the request came, seconds of the monotonic clock
+_HEADER = b"apikey"
+_KEY_MAX_BYTES = 256
+_THREADS = 8
+# what needs no key: the document that clients are made from
+_OPEN_PATHS = frozenset({"/openapi.json"})
+# with these a tenant is told that something does not exist for it, whether there is none or it is another's
+_HIDING = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN})
+_LEVEL_S = 0.05
+
+_NEEDS: dict[Callable[..., Any], Need | None] = {}
+
+
+class Gate:
+    """Lets requests in that bring a key. What they may do then is each call's own business (``needs``)."""
+
+    def __init__(self, authenticate: Callable[[str], Principal]) -> None:
+        """``authenticate`` blocks: it asks the database, with every request."""
+        self._authenticate = authenticate
+        self._threads = anyio.CapacityLimiter(_THREADS)
+
+    async def admit(self, scope: Scope) -> None:
+        """Note in the scope who asks.
+
+        Raises:
+            Refused: NOT_AUTHENTICATED.
+            Failed: STORAGE_FAILED, when the keys cannot be read.
+        """
+        keys = [value for name, value in scope["headers"] if name == _HEADER]
+        if not keys and (scope["path"] in _OPEN_PATHS or scope["path"].startswith(f"{SCREENSHOT_PATH}/")):
+            return
+        if len(keys) != 1:
+            raise Refused(ErrorCase.NOT_AUTHENTICATED, f"{len(keys)} ApiKey headers; expected one")
+        (raw,) = keys
+        text = raw.decode("latin-1").strip() if len(raw) <= _KEY_MAX_BYTES else ""
+        scope[PRINCIPAL] = await anyio.to_thread.run_sync(self._authenticate, text, limiter=self._threads)
+
+
+def needs(need: Need) -> Callable[[E], E]:
+    """Declares what a call needs; one that declares nothing cannot be routed."""
+
+    def declare(endpoint: E) -> E:
+        _NEEDS[endpoint] = need
+        return endpoint
+
+    return declare
+
+
+def by_link(endpoint: E) -> E:
+    """Declares a call that a signed link opens as well; it checks by itself."""
+    _NEEDS[endpoint] = None
+    return endpoint
+
+
+def need_of(endpoint: Callable[..., Any]) -> Need | None:
+    """What was declared.
+
+    Raises:
+        LookupError: nothing was.
+    """
+    if endpoint not in _NEEDS:
+        raise LookupError(f"{endpoint.__name__} does not declare what it needs (http/access.py)")
+    return _NEEDS[endpoint]
+
+
+def check_allowed(scope: Scope, need: Need | None) -> None:
+    """Who asks may make this call.
+
+    Raises:
+        Refused: NOT_ALLOWED.
+    """
+    if need is not None:
+        principal: Principal = scope[PRINCIPAL]
+        principal.check(need)
+
+
+async def level(scope: Scope, case: ErrorCase) -> None:
+    """Let a tenant's "no such …" go at the next full twentieth of a second since its request came.
+
+    How long it took to find out would tell whether there is one that belongs to another tenant.
+    """
+    principal: Principal | None = scope.get(PRINCIPAL)
+    if principal is not None and principal.bound is not None and case in _HIDING:
+        await anyio.sleep(-(time.monotonic() - scope[BEGUN]) % _LEVEL_S)
+
+
+async def _viewer(request: Request) -> Principal:
+    principal: Principal = request.scope[PRINCIPAL]
+    return principal
+
+
+ViewerOf = Annotated[Principal, Depends(_viewer)]
