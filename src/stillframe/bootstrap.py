@@ -97,6 +97,9 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
             memory_tenants=None if settings.memory_tenants == "*" else _tenants(settings.memory_tenants),
             host_patience_s=settings.host_patience_s,
             link_lifetime_s=settings.link_lifetime_s,
+            max_snapshots=settings.max_snapshots,
+            max_operations=settings.max_operations,
+            max_operations_per_tenant=settings.max_operations_per_tenant,
         ),
         watch=watch,
     )
@@ -144,6 +147,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         # before anything listens: the service is never reachable without a key
         service.use_cases.ensure_secrets(lambda text: write_secret(settings.key_file, text))
         service.use_cases.recovery.run()
+        service.use_cases.measure()
         server = _AnnouncingServer(
             uvicorn.Config(
                 create_app(service.use_cases, settings),

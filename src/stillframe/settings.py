@@ -51,6 +51,11 @@ class Settings(BaseSettings):
     max_chain_depth: int = Field(
         64, ge=2, le=190, description="Most files that a disk's chain may have; capped by what libvirt can open (24)."
     )
+    max_snapshots: int = Field(
+        1024, ge=1, description="Most snapshots of a virtual machine, where its tenant has no limit of its own."
+    )
+    max_operations: int = Field(64, ge=1, description="Most operations under way at a time, on the whole host.")
+    max_operations_per_tenant: int = Field(32, ge=1, description="The same, of one tenant.")
     call_timeout_s: float = Field(30.0, gt=0, description="Longest wait for one hypervisor call.")
     database_timeout_s: float = Field(
         30.0, gt=0, description="Longest wait for a database that another process has locked, for each transaction."

@@ -19,12 +19,14 @@ from fastapi import FastAPI
 from stillframe.domain.access import Principal, Role
 from stillframe.domain.compute import ComputeInfo, ComputeInspectInfo, DiskInfo, DiskVsdSource
 from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.quota import TenantLimits, Used
 from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.tree import Node, SnapshotTree, build_tree
 from stillframe.http.app import create_app
 from stillframe.operations.doctor import Report
 from stillframe.operations.keys import KeyPage, NewKey
 from stillframe.operations.links import LinkSigner
+from stillframe.operations.quotas import TenantUse
 from stillframe.operations.requests import Caller, Cluster, SnapshotPage, VmPage
 from stillframe.operations.tasks import Task, TaskPage, TaskState
 from stillframe.operations.use_cases import UseCases
@@ -121,6 +123,7 @@ class StubUseCases(UseCases):
             "create_key": NewKey(a_key(), "sfk_new"),
             "rotate_key": NewKey(a_key(), "sfk_new"),
             "list_keys": KeyPage((a_key(),), ""),
+            "tenant_use": [TenantUse(TenantLimits(TENANT, space_bytes=1 << 30), Used(snapshots=3), True, 1 << 30, 7)],
             "create": a_snapshot(),
             "rollback": a_snapshot(),
             "rollback_volumes": lambda ref, entries, caller: entries,

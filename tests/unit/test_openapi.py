@@ -18,6 +18,7 @@ CALLS = {
     "getDoctor", "repairByDoctor",
     "listTasks", "getTask", "cancelTask",
     "createKey", "listKeys", "revokeKey", "rotateKey", "rotateLinks",
+    "setTenant", "getTenantUsage",
 }  # fmt: skip
 
 

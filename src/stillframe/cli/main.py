@@ -22,6 +22,7 @@ from stillframe.cli.doctor import lines_of
 from stillframe.cli.keys import key, link
 from stillframe.cli.plain import State, printable, service_at, settings_with, table, uuid_of
 from stillframe.cli.tasks import task
+from stillframe.cli.tenants import tenant
 
 log = logging.getLogger("stillframe.cli")
 
@@ -42,6 +43,7 @@ app.add_typer(guest, name="guest")
 app.add_typer(task, name="task")
 app.add_typer(key, name="key")
 app.add_typer(link, name="link")
+app.add_typer(tenant, name="tenant")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from stillframe.cli.client import EXIT_FAILED, CliError, call
 from stillframe.settings import Settings
 
 EXIT_USAGE = 2
+_KIB = 1024
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 State = Annotated[
@@ -72,6 +73,18 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def moment(at_s: int) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def human_bytes(count: int) -> str:
+    """1536 as "1.5 KiB"."""
+    if count < _KIB:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= _KIB
+        if round(value, 1) < _KIB:
+            return f"{value:.1f} {unit}"
+    return f"{value / _KIB:.1f} TiB"
 
 
 def printable(text: str) -> str:

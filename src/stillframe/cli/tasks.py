@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from stillframe.cli.client import call
-from stillframe.cli.plain import State, moment, printable, service_at, table, uuid_of
+from stillframe.cli.plain import State, human_bytes, moment, printable, service_at, table, uuid_of
 
 TASK = "/v1/compute/vsd/snapshot/task"
-_KIB = 1024
 _PAGE_ROWS = 1000
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
@@ -107,18 +106,6 @@ def _rate(row: dict[str, Any]) -> str:
 
 def _left(row: dict[str, Any]) -> str:
     return "" if row["time_left_s"] is None else human_time(row["time_left_s"])
-
-
-def human_bytes(count: int) -> str:
-    """1536 as "1.5 KiB"."""
-    if count < _KIB:
-        return f"{count} B"
-    value = float(count)
-    for unit in ("KiB", "MiB", "GiB"):
-        value /= _KIB
-        if round(value, 1) < _KIB:
-            return f"{value:.1f} {unit}"
-    return f"{value / _KIB:.1f} TiB"
 
 
 def human_time(seconds: int) -> str:

@@ -189,6 +189,24 @@ class ErrorCase(Enum):
         "this task can no longer be cancelled; see desc for why; wait for its end",
         "该任务已无法取消；原因见 desc；请等待其结束",
     )
+    QUOTA_EXHAUSTED = Case(
+        23020,
+        507,
+        "this does not fit into the tenant's budget; delete snapshots, or ask the administrator for a larger one",
+        "超出该租户的空间配额；请删除部分快照，或联系管理员提高配额",
+    )
+    SNAPSHOTS_TOO_MANY = Case(
+        23021,
+        409,
+        "the virtual machine has as many snapshots as it may have; delete one first",
+        "虚拟机的快照数量已达上限；请先删除部分快照",
+    )
+    TOO_BUSY = Case(
+        23023,
+        503,
+        "too many operations are under way; repeat when one has ended",
+        "正在执行的操作过多；请待其中一些完成后重试",
+    )
     MEMORY_DAMAGED = Case(
         24001,
         500,

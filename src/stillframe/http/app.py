@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http import compute, keys, own, snapshots, tasks
+from stillframe.http import compute, keys, own, snapshots, tasks, tenants
 from stillframe.http.access import Gate, level
 from stillframe.http.door import Door
 from stillframe.http.envelope import described_call
@@ -47,7 +47,7 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.door = Door(use_cases, settings)
-    for calls in (snapshots, tasks, compute, own, keys):
+    for calls in (snapshots, tasks, compute, own, keys, tenants):
         app.include_router(calls.router)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)

@@ -14,13 +14,16 @@ from dataclasses import asdict, dataclass, replace
 from json import dumps
 
 from stillframe.domain import rules
+from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.domain.layers import Layer, Volume
+from stillframe.domain.quota import Demand, check_count
 from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.vm import Vm
 from stillframe.operations import save_memory
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.detail import inspect_with_volumes
 from stillframe.operations.disks import PlacedDisk, check_no_drift, depth_of, layer_path, place_disks
+from stillframe.operations.quotas import measured, memory_open, most_snapshots
 from stillframe.operations.requests import Cluster
 from stillframe.operations.runner import About, new_row, planned
 from stillframe.operations.steps import Operation, Scratch, Step
@@ -41,6 +44,8 @@ class DiskPlan:
     overlay: Layer
     known: bool
     disk_snapshot_uuid: str
+    capacity_bytes: int = 0
+    frozen_bytes: int = 0  # what it occupies when this is planned
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,17 @@ class CreatePlan:
     disks: tuple[DiskPlan, ...]
     vm_name: str = ""
     operation_uuid: str = ""
+
+    @property
+    def demand(self) -> Demand:
+        """What it adds to its tenant's use, at most: a head's file becomes a layer."""
+        return Demand(
+            vm_uuid=self.vm_uuid,
+            tenant=self.tenant,
+            space_bytes=sum(disk.frozen_bytes for disk in self.disks),
+            memory_bytes=self.memory_bytes if self.memory_uuid else 0,
+            capacity_bytes=sum(disk.capacity_bytes for disk in self.disks),
+        )
 
     @property
     def request(self) -> PointRequest:
@@ -100,9 +116,11 @@ def plan_create(
         snapshots = tx.snapshots.of_vm(vm.uuid)
         _nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
         volumes, layers = tx.layers.volumes(vm.uuid), tx.layers.layers(vm.uuid)
+        limits = tx.quotas.limits(vm.tenant)
+    check_count(vm.described, len(snapshots), most_snapshots(world, limits))
     rules.check_name_free(vm, name, [snapshot.name for snapshot in snapshots])
     if domain_memory:
-        rules.check_memory_capture(vm, space_open=world.limits.memory_space_open(vm.tenant))
+        rules.check_memory_capture(vm, space_open=memory_open(world, limits))
         rules.check_nothing_saving(vm, snapshots)
     placed = place_disks(vm, cluster.uuid, volumes, layers)
     check_no_drift(world, vm, placed, layers)
@@ -140,7 +158,18 @@ def _plan_disk(world: World, placed: PlacedDisk) -> DiskPlan:
         format="qcow2",
         foreign=False,
     )
-    return DiskPlan(placed.volume, placed.layer, overlay, placed.known, world.new_uuid())
+    info = world.volumes.probe_image(placed.layer.path, placed.layer.format)
+    if info is None:
+        raise Failed(ErrorCase.STORAGE_FAILED, f"{placed.layer.path} does not exist")
+    return DiskPlan(
+        volume=placed.volume,
+        frozen=placed.layer,
+        overlay=overlay,
+        known=placed.known,
+        disk_snapshot_uuid=world.new_uuid(),
+        capacity_bytes=info.virtual_bytes,
+        frozen_bytes=info.disk_bytes,
+    )
 
 
 def _make_overlays(world: World, plan: CreatePlan, _scratch: Scratch) -> None:
@@ -190,6 +219,7 @@ def _make_durable(world: World, plan: CreatePlan, scratch: Scratch) -> None:
     point: PointInTime = scratch["point"]
     for disk in plan.disks:
         world.volumes.ensure_durable(disk.frozen.path)
+    scratch["frozen_bytes"] = {d.frozen.uuid: measured(world, d.frozen.path) for d in plan.disks}
     scratch["screenshot_checksum"] = ""
     if point.screenshot_png:
         scratch["screenshot_checksum"] = world.memory_store.put_screenshot(plan.snapshot_uuid, point.screenshot_png)
@@ -257,8 +287,15 @@ def _record(tx: Transaction, plan: CreatePlan, scratch: Scratch) -> None:
             operation_uuid=plan.operation_uuid,
         )
     )
+    for layer_uuid, size_bytes in scratch["frozen_bytes"].items():
+        tx.quotas.set_layer_bytes(layer_uuid, size_bytes)
+    tx.quotas.set_vm(plan.vm_uuid, plan.tenant, {d.volume.uuid: d.capacity_bytes for d in plan.disks})
+    # what was reserved is in rows now; the memory's share goes on to the operation that saves it
+    tx.quotas.release(plan.operation_uuid)
     if scratch["saving"] is not None:
-        tx.journal.open(scratch["saving"][0])
+        row = scratch["saving"][0]
+        tx.journal.open(row)
+        tx.quotas.reserve(row.uuid, replace(plan.demand, space_bytes=0))
 
 
 def steps(_plan: CreatePlan) -> tuple[Step[CreatePlan], ...]:

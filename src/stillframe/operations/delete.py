@@ -19,6 +19,7 @@ from stillframe.domain.layers import Drop, Layer, Merge, plan_collection
 from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.vm import SourceKind, Vm
 from stillframe.operations.disks import check_no_drift, check_unused, place_disks
+from stillframe.operations.quotas import measured
 from stillframe.operations.requests import Cluster
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
@@ -115,8 +116,14 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
             if info.backing_path != merge.base.path:
                 world.volumes.ensure_backing(child.path, merge.base.path, merge.base.format)
 
-    def record(tx: Transaction, _plan: DeletePlan, _scratch: Scratch) -> None:
+    measuring = f"bytes of {merge.base.uuid}"
+
+    def measure(world: World, _plan: DeletePlan, scratch: Scratch) -> None:
+        scratch[measuring] = measured(world, merge.base.path)
+
+    def record(tx: Transaction, _plan: DeletePlan, scratch: Scratch) -> None:
         tx.layers.record_merge(merge.top.uuid, merge.base.uuid)
+        tx.quotas.set_layer_bytes(merge.base.uuid, scratch[measuring])
 
     def drop(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
         if not merge.top.foreign:
@@ -126,7 +133,7 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
     return (
         Step(f"merge {number}{COMMIT}", commit, weight=20),
         Step(f"merge {number}: repoint", repoint),
-        Step(f"merge {number}: record", record=record),
+        Step(f"merge {number}: record", measure, record=record),
         Step(f"merge {number}: drop", drop),
     )
 

@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from stillframe.domain.errors import ErrorCase, Failed, StillframeError
+from stillframe.domain.quota import Demand
 from stillframe.operations.moments import Moment, Phase
 from stillframe.operations.patience import patiently
+from stillframe.operations.quotas import check_busy, reserve
 from stillframe.operations.steps import Operation, P, Scratch, Step
 from stillframe.operations.work import Work
 from stillframe.operations.world import World
@@ -50,13 +52,16 @@ class Claim:
     row: OperationRow
     planned: bool = field(default=False)
 
-    def run(self, operation: Operation[P], plan: P) -> Scratch:
-        """Write the plan, do it.
+    def run(self, operation: Operation[P], plan: P, demand: Demand | None = None) -> Scratch:
+        """Write the plan, do it. ``demand``: what it may need of its tenant's budget.
 
         Raises:
+            Refused: QUOTA_EXHAUSTED; nothing was done.
             StillframeError: the step's error after a complete undo; LEFT_BEHIND when something is left.
         """
         with self.runner.world.metadata.write() as tx:
+            if demand is not None:
+                reserve(tx, self.row.uuid, demand)
             tx.journal.set_plan(self.row.uuid, operation.encode(plan))
         self.planned = True
         self.runner.tell(self.row.uuid, operation.kind, "", Phase.PLANNED)
@@ -77,12 +82,13 @@ class Runner:
         """Take the VM's slot, for planning under its protection.
 
         Raises:
-            Refused: VM_BUSY.
+            Refused: VM_BUSY, TOO_BUSY.
         """
         self.note_ends()
         row = new_row(self.world, about, slot, kind)
         with self.world.metadata.write() as tx:
             tx.journal.open(row)
+            check_busy(tx, self.world, about.tenant)
         claim = Claim(self, row)
         try:
             self.tell(row.uuid, kind, "", Phase.CLAIMED)

@@ -93,6 +93,9 @@ def _record(tx: Transaction, plan: SaveMemoryPlan, scratch: Scratch) -> None:
         plan.snapshot_uuid,
         replace(plan.memory, status=MemoryStatus.AVAILABLE, progress=100, checksum=checksum, size_bytes=size_bytes),
     )
+    for row in tx.journal.active([plan.vm_uuid]):
+        if row.slot is Slot.MEMORY:  # this one: what was reserved is in the memory's own row now
+            tx.quotas.release(row.uuid)
 
 
 def _give_up(world: World, plan: SaveMemoryPlan) -> None:

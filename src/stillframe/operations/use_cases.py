@@ -13,10 +13,11 @@ from stillframe.domain import rules
 from stillframe.domain.access import Principal
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
+from stillframe.domain.quota import TenantLimits
 from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.tree import SnapshotTree, build_tree
 from stillframe.domain.vm import Vm
-from stillframe.operations import create, delete, forget, keys, links, rollback, rollback_volumes, tasks
+from stillframe.operations import create, delete, forget, keys, links, quotas, rollback, rollback_volumes, tasks
 from stillframe.operations.detail import action_of, inspect_with_volumes
 from stillframe.operations.disks import place_disks
 from stillframe.operations.doctor import Doctor, Report
@@ -25,6 +26,7 @@ from stillframe.operations.links import LinkSigner
 from stillframe.operations.listing import list_vms
 from stillframe.operations.log import Attempt, logged
 from stillframe.operations.mending import Mender
+from stillframe.operations.quotas import TenantUse
 from stillframe.operations.recovery import Recovery
 from stillframe.operations.repair import Repairs
 from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, SnapshotPage, VmPage, VmQuery, VmRef
@@ -139,7 +141,7 @@ class UseCases:
                     domain_memory=domain_memory,
                     operation_uuid=claim.row.uuid,
                 )
-                told = claim.run(create.OPERATION, plan)
+                told = claim.run(create.OPERATION, plan, plan.demand)
             if told["saving"] is not None:
                 row: OperationRow = told["saving"][0]
                 self.recovery.continue_in_background(row)
@@ -255,8 +257,10 @@ class UseCases:
     def assign_vm(self, ref: VmRef, tenant: str, tenant_name: str, namespace: str, caller: Caller) -> None:
         with self._attempt(caller, "assign", ref, "") as attempt:
             vm = self._vm(ref, caller.principal, attempt)
-            self.world.inventory.assign(vm.uuid, tenant, tenant_name, namespace)
-            self._note_ended(attempt, "assign")
+            with self._claim(vm, "assign", attempt, settle=False):
+                self.world.inventory.assign(vm.uuid, tenant, tenant_name, namespace)
+                with self.world.metadata.write() as tx:
+                    tx.quotas.set_vm(vm.uuid, tenant, {})
 
     def create_guest(self, spec: GuestSpec, caller: Caller) -> str:
         with logged(self.world, Attempt(caller, "guest create", vm_name=spec.name)) as attempt:
@@ -314,6 +318,22 @@ class UseCases:
     def rotate_links(self, caller: Caller) -> None:
         with logged(self.world, Attempt(caller, "links rotate")):
             links.draw_secret(self.world)
+
+    # --- tenants -------------------------------------------------------------------------------------------------
+
+    def set_tenant(self, limits: TenantLimits, caller: Caller) -> None:
+        with logged(self.world, Attempt(caller, "tenant set", tenant=limits.tenant)), self.world.metadata.write() as tx:
+            tx.quotas.set_limits(limits)
+
+    def tenant_use(self, tenant: str, viewer: Principal) -> list[TenantUse]:
+        """The tenant's, or with "" that of every tenant that the viewer sees."""
+        if viewer.bound is not None:
+            return quotas.use_of(self.world, [viewer.bound] if tenant in ("", viewer.bound) else [])
+        return quotas.use_of(self.world, [tenant] if tenant else None)
+
+    def measure(self) -> None:
+        """Rows that do not say what their files occupy get to know it."""
+        quotas.measure_unmeasured(self.world)
 
     # --- tasks: the operations, as those who wait for them see them ---------------------------------------------
 

@@ -20,13 +20,17 @@ class Limits:
     """What the operator chose. ``memory_tenants``: None means every tenant has memory-snapshot space.
 
     ``host_patience_s``: how long a hypervisor that cannot be reached is waited for, where giving up would leave
-    something half-done. ``link_lifetime_s``: how long a signed link is good.
+    something half-done. ``link_lifetime_s``: how long a signed link is good. ``max_snapshots``: of
+    a VM, where its tenant has no limit of its own. ``max_operations``: under way at a time.
     """
 
     max_chain_depth: int = 64
     memory_tenants: frozenset[str] | None = None
     host_patience_s: float = 120.0
     link_lifetime_s: int = 3600
+    max_snapshots: int = 1024
+    max_operations: int = 64
+    max_operations_per_tenant: int = 32
 
     def memory_space_open(self, tenant: str) -> bool:
         return self.memory_tenants is None or tenant in self.memory_tenants

@@ -17,6 +17,7 @@ from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import MemoryState, Snapshot
 from stillframe.domain.tree import Node
 from stillframe.ports.keys import KeyRows
+from stillframe.ports.quotas import QuotaRows
 
 
 class Slot(StrEnum):
@@ -279,6 +280,9 @@ class Transaction(Protocol):
 
     @property
     def facts(self) -> FactRows: ...
+
+    @property
+    def quotas(self) -> QuotaRows: ...
 
 
 class Metadata(Protocol):

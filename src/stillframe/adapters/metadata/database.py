@@ -17,6 +17,7 @@ from stillframe.adapters.metadata.layers import SqlLayers
 from stillframe.adapters.metadata.log import SqlLog
 from stillframe.adapters.metadata.migrations import bring_up_to_date
 from stillframe.adapters.metadata.problems import find_problems
+from stillframe.adapters.metadata.quotas import SqlQuotas
 from stillframe.adapters.metadata.schema import service_facts
 from stillframe.adapters.metadata.snapshots import SqlSnapshots
 from stillframe.domain.errors import ErrorCase, Failed, Refused
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from stillframe.ports.keys import KeyRows
     from stillframe.ports.metadata import FactRows, JournalRows, LayerRows, LogRows, SnapshotRows
+    from stillframe.ports.quotas import QuotaRows
 
 _CLUSTER_UUID = "cluster_uuid"
 
@@ -40,6 +42,7 @@ class SqlTransaction:
         self.log: LogRows = SqlLog(connection)
         self.keys: KeyRows = SqlKeys(connection)
         self.facts: FactRows = SqlFacts(connection)
+        self.quotas: QuotaRows = SqlQuotas(connection)
 
 
 class SqlMetadata:

@@ -98,6 +98,8 @@ vms = sa.Table(
     metadata,
     sa.Column("uuid", AnyText, primary_key=True),
     _number("last_seq"),  # counts every snapshot that ever was, so that no number comes twice
+    _added_text("tenant"),  # whose it was at its last change
+    sa.Index(None, "tenant"),
 )
 
 snapshots = sa.Table(
@@ -141,6 +143,7 @@ volumes = sa.Table(
     _key("vm_uuid", "vms.uuid"),
     _text("target"),
     _text("directory"),
+    sa.Column("capacity_bytes", sa.BigInteger),
     sa.Index(None, "vm_uuid"),
 )
 
@@ -153,6 +156,7 @@ layers = sa.Table(
     _text("path"),
     _text("format"),
     sa.Column("foreign", sa.Boolean, nullable=False),
+    sa.Column("disk_bytes", sa.BigInteger),  # of one below a head; a head's own changes with every write
     sa.Index(None, "volume_uuid"),
     sa.Index(None, "parent_uuid"),
 )
@@ -216,6 +220,8 @@ operations = sa.Table(
     _added_number("bytes_total"),
     _added_number("rate_bytes_s"),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
+    _added_number("reserved_bytes"),
+    _added_number("reserved_memory_bytes"),
     sa.CheckConstraint(
         "(lock_key IS NULL) = (state NOT IN ({}))".format(", ".join(f"'{state.value}'" for state in ACTIVE_STATES)),
         name="lock_held_while_active",
@@ -232,6 +238,16 @@ operation_steps = sa.Table(
     sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
     _text("step"),
     sa.UniqueConstraint("operation_uuid", "step"),
+)
+
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("tenant", AnyText, primary_key=True),
+    sa.Column("memory_open", sa.Boolean),
+    sa.Column("memory_bytes", sa.BigInteger),
+    sa.Column("space_bytes", sa.BigInteger),
+    sa.Column("max_snapshots", sa.BigInteger),
 )
 
 api_keys = sa.Table(
