@@ -18,7 +18,6 @@ _UNITS = {"B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 tenant = typer.Typer(help="Tenants: what they may use, and what they do.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="TENANT", help="Its uuid.")]
-Size = Annotated[str | None, typer.Option(metavar="SIZE", show_default=False)]
 
 
 def _bytes(text: str | None, option: str) -> int | None:
@@ -38,8 +37,12 @@ def set_tenant(
     memory: Annotated[
         bool | None, typer.Option("--memory/--no-memory", help="Memory-snapshot space.", show_default=False)
     ] = None,
-    memory_budget: Annotated[Size, typer.Option(help="Most bytes of memory states.")] = None,
-    space_budget: Annotated[Size, typer.Option(help="Most bytes of snapshots' layers.")] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most bytes of memory states.", show_default=False)
+    ] = None,
+    space_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most bytes of snapshots' layers.", show_default=False)
+    ] = None,
     max_snapshots: Annotated[
         int | None, typer.Option(min=0, help="Most snapshots of each virtual machine.", show_default=False)
     ] = None,

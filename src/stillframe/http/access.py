@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import anyio
 import anyio.to_thread
 from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader
 from starlette.types import Scope
 
 from stillframe.domain.access import Need, Principal
@@ -27,6 +28,11 @@ _OPEN_PATHS = frozenset({"/openapi.json"})
 # with these a tenant is told that something does not exist for it, whether there is none or it is another's
 _HIDING = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN})
 _LEVEL_S = 0.05
+
+# for the OpenAPI document alone: the gate has proved the key long before
+API_KEY = APIKeyHeader(
+    name="ApiKey", scheme_name="ApiKey", auto_error=False, description="The key: `sfk_<id>_<secret>`."
+)
 
 _NEEDS: dict[Callable[..., Any], Need | None] = {}
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Response, Security
 
 from stillframe.domain.access import Need
 from stillframe.domain.compute import ComputeInspectInfo
-from stillframe.http.access import ViewerOf, needs
+from stillframe.http.access import API_KEY, ViewerOf, needs
 from stillframe.http.answers import VmListData, vm_list_data
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import ComputeIdentifier, VmListParams, VmParams
 
-router = APIRouter(tags=["compute"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)])
+router = APIRouter(
+    tags=["compute"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)]
+)
 
 
 @router.get("/v1/compute/list", operation_id="listVms", responses=answers(VmListData))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Response, Security
 from pydantic import BaseModel, BeforeValidator, Field, field_validator
 
 from stillframe.domain.access import KEY_ID_CHARS, Need, Role
-from stillframe.http.access import needs
+from stillframe.http.access import API_KEY, needs
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.fields import INTEGER_MAX, Label, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
@@ -20,7 +20,7 @@ KEY = "/v1/stillframe/key"
 LIMIT_MAX = 1000
 GRACE_MAX_S = 30 * 86400
 
-router = APIRouter(tags=["keys"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)])
+router = APIRouter(tags=["keys"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)])
 
 _ID_PATTERN = rf"^[0-9a-f]{{{KEY_ID_CHARS}}}$"
 KeyId = Annotated[str, Field(min_length=1, pattern=_ID_PATTERN, description="The key's id, its part after sfk_.")]

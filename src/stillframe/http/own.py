@@ -5,17 +5,20 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Response, Security
 
 from stillframe.domain.access import Need
-from stillframe.http.access import needs
+from stillframe.http.access import API_KEY, needs
 from stillframe.http.answers import ConsoleData, DoctorData, GuestData, VersionData, doctor_data
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import AssignBody, DoctorParams, GuestBody, GuestDeleteBody, GuestParams, RepairBody
 
 router = APIRouter(
-    prefix="/v1/stillframe", tags=["stillframe"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)]
+    prefix="/v1/stillframe",
+    tags=["stillframe"],
+    route_class=StrictRoute,
+    dependencies=[Security(API_KEY), Depends(refuse_repeated)],
 )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response, Security
 
 from stillframe.domain.access import Need, Principal
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http.access import PRINCIPAL, ViewerOf, by_link, needs
+from stillframe.http.access import API_KEY, PRINCIPAL, ViewerOf, by_link, needs
 from stillframe.http.answers import (
     BatchData,
     DiskSnapshotInfo,
@@ -39,7 +39,9 @@ from stillframe.http.transport import respond_to
 SNAPSHOT = "/v1/compute/vsd/snapshot"
 _KEPT_S = 300  # how long a browser may keep what it got with a key
 
-router = APIRouter(tags=["snapshots"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)])
+router = APIRouter(
+    tags=["snapshots"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)]
+)
 
 
 @router.get(f"{SNAPSHOT}/list", operation_id="listSnapshots", responses=answers(SnapshotListData))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Response, Security
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, field_validator
 
 from stillframe.domain.access import Need
-from stillframe.http.access import ViewerOf, needs
+from stillframe.http.access import API_KEY, ViewerOf, needs
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.fields import INTEGER_MAX, OpaqueId, Text, Uuid, UuidOrEmpty, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
@@ -19,7 +19,7 @@ from stillframe.operations.tasks import Task, TaskQuery, TaskState
 TASK = "/v1/compute/vsd/snapshot/task"
 LIMIT_MAX = 1000
 
-router = APIRouter(tags=["tasks"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)])
+router = APIRouter(tags=["tasks"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)])
 
 ClusterUuid = Annotated[UuidOrEmpty, Field(description="The cluster's uuid; empty: every managed cluster.")]
 _Moment = Annotated[int, Field(ge=0, le=INTEGER_MAX), BeforeValidator(query_integer)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Response, Security
 from pydantic import BaseModel, Field
 
 from stillframe.domain.access import Need
 from stillframe.domain.quota import TenantLimits
-from stillframe.http.access import ViewerOf, needs
+from stillframe.http.access import API_KEY, ViewerOf, needs
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.fields import INTEGER_MAX, GivenLabel, Label
 from stillframe.http.parsing import StrictRoute, refuse_repeated
@@ -18,7 +18,9 @@ from stillframe.operations.quotas import TenantUse
 
 TENANT = "/v1/stillframe/tenant"
 
-router = APIRouter(tags=["tenants"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)])
+router = APIRouter(
+    tags=["tenants"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)]
+)
 
 _Bytes = Annotated[int | None, Field(ge=0, le=INTEGER_MAX)]
 
