@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 
-from stillframe.domain.errors import ErrorCase, Failed, StillframeError
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.http.door import ACTING_THREADS, LOOKING_THREADS
 from support.http_door import ADMIN_KEY, CLUSTER, VM, DoorClient, an_info, as_envelope, identified, must_fail, refused
 
@@ -27,7 +27,9 @@ def door() -> DoorClient:
 
 @pytest.mark.parametrize("case", ErrorCase)
 def test_every_case_is_http_200_by_default_and_its_own_status_when_asked(case: ErrorCase) -> None:
-    for setting, status in (("ok", 200), ("semantic", case.value.http_status)):
+    # what is no HTTP is told so by HTTP's own means
+    handled = 400 if case is ErrorCase.REQUEST_BROKEN else 200
+    for setting, status in (("ok", handled), ("semantic", case.value.http_status)):
         door = DoorClient(http_errors=setting)
         door.stub.outcomes["head_snapshot"] = refused(case, "about this")
         response = door.request("GET", f"{BASE}/head", params=WHERE)
@@ -225,3 +227,13 @@ def test_long_mutations_leave_reads_alone(door: DoorClient) -> None:
             return sum(answer.json()["scode"] == 0 for answer in answers)
 
     assert anyio.run(crowd) == LOOKING_THREADS + 1
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(0.004, "1"), (1.0, "1"), (1.01, "2"), (None, None)])
+def test_when_to_repeat_is_in_a_header_whatever_the_status(seconds: float | None, header: str | None) -> None:
+    for setting in ("ok", "semantic"):
+        door = DoorClient(http_errors=setting)
+        door.stub.outcomes["head_snapshot"] = Refused(ErrorCase.RATE_LIMITED, retry_after_s=seconds)
+        response = door.request("GET", f"{BASE}/head", params=WHERE)
+        must_fail(as_envelope(response), ErrorCase.RATE_LIMITED)
+        assert response.headers.get("retry-after") == header

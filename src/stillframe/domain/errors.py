@@ -57,6 +57,30 @@ class ErrorCase(Enum):
         "this service has no such call; check path and method against /openapi.json",
         "没有这个接口；请对照 /openapi.json 检查路径和方法",
     )
+    REQUEST_TOO_SLOW = Case(
+        21006,
+        408,
+        "the request did not arrive in time, and the connection is closed; connect again and send it without pauses",
+        "请求未在规定时间内发送完毕，连接已关闭；请重新连接并一次性发送",
+    )
+    URL_TOO_LONG = Case(
+        21007,
+        414,
+        "the URL is longer than this service accepts; shorten its parameters",
+        "URL 超过服务允许的长度；请缩短参数后重试",
+    )
+    HEADERS_TOO_LARGE = Case(
+        21008,
+        431,
+        "the request's headers are larger than this service accepts; send fewer or shorter ones",
+        "请求头超过服务允许的大小；请减少或缩短请求头后重试",
+    )
+    REQUEST_BROKEN = Case(
+        21009,
+        400,
+        "this is not a well-formed HTTP/1.1 request, and the connection is closed; see desc for what is wrong with it",
+        "这不是格式正确的 HTTP/1.1 请求，连接已关闭；错误之处见 desc",
+    )
     CLUSTER_UNKNOWN = Case(
         22001,
         404,
@@ -283,6 +307,12 @@ class ErrorCase(Enum):
         "this link is not valid any more; ask for the snapshot again to get a new one",
         "该链接已失效；请重新查询快照以获取新链接",
     )
+    RATE_LIMITED = Case(
+        26001,
+        429,
+        "too many requests in a short time; wait as many seconds as the header Retry-After says, then repeat",
+        "短时间内请求过多；请按响应头 Retry-After 给出的秒数等待后重试",
+    )
     INTERNAL = Case(
         29001,
         500,
@@ -300,12 +330,14 @@ class StillframeError(Exception):
 
     ``desc`` says about which VM, disk or snapshot, with the hypervisor's or storage's own words where they help.
     It may reach a client: no secret, no path outside the VM's own disks, no stack.
+    ``retry_after_s``: when the same request may succeed, where that is known.
     """
 
-    def __init__(self, case: ErrorCase, desc: str = "") -> None:
+    def __init__(self, case: ErrorCase, desc: str = "", *, retry_after_s: float | None = None) -> None:
         super().__init__(f"{case.name} ({case.code}): {desc}" if desc else f"{case.name} ({case.code})")
         self.case = case
         self.desc = desc
+        self.retry_after_s = retry_after_s
 
 
 class Refused(StillframeError):

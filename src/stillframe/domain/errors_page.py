@@ -13,9 +13,9 @@ _HEAD = """# Error codes
 Every answer is the envelope `scode, desc, message, message_cn, stack, data`; `scode` 0 is success. `desc` adds which
 virtual machine, snapshot or disk it is about, and the hypervisor's or storage's own words. Codes are stable for ever:
 cases are added, never renumbered. The HTTP status is 200 unless the service is set to `http_errors = "semantic"`;
-then it is the one given here (screenshots always answer with it).
+then it is the one given here (screenshots and 21009 always answer with it).
 
-错误码一经发布永不改变。HTTP 状态码默认均为 200；仅当设置 `http_errors = "semantic"` 时使用下表中的值。
+错误码一经发布永不改变。HTTP 状态码默认均为 200；仅当设置 `http_errors = "semantic"` 时使用下表中的值（截图与 21009 始终使用）。
 
 | scode | case | HTTP | message | message_cn |
 |---|---|---|---|---|

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -35,8 +36,10 @@ class _ClientGoneError(Exception):
 def respond(settings: Settings, scope: Scope, error: StillframeError) -> EnvelopeResponse:
     """The answer to an error outcome, logged under the request's id."""
     log_outcome(scope[REQUEST_ID], described_call(scope["method"], scope["path"]), error)
-    status = _status(settings, scope, error.case)
-    return EnvelopeResponse(failure_of(error), status_code=status)
+    response = EnvelopeResponse(failure_of(error), status_code=status_of(settings, error.case, scope["path"]))
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return response
 
 
 def respond_to(request: Request, error: StillframeError) -> EnvelopeResponse:
@@ -44,10 +47,11 @@ def respond_to(request: Request, error: StillframeError) -> EnvelopeResponse:
     return respond(request.app.state.door.settings, request.scope, error)
 
 
-def _status(settings: Settings, scope: Scope, case: ErrorCase) -> int:
-    # an image element cannot read an envelope, it needs to see that there is no picture
-    is_picture = scope["path"].startswith(f"{SCREENSHOT_PATH}/")
-    return 200 if settings.http_errors == "ok" and not is_picture else case.value.http_status
+def status_of(settings: Settings, case: ErrorCase, path: str = "") -> int:
+    """The HTTP status of an error: 200 where the settings say so and whoever asks can look into an envelope."""
+    # an image element cannot, it needs to see that there is no picture; nor can what is no HTTP
+    cannot = path.startswith(f"{SCREENSHOT_PATH}/") or case is ErrorCase.REQUEST_BROKEN
+    return 200 if settings.http_errors == "ok" and not cannot else case.value.http_status
 
 
 class Transport:
@@ -85,7 +89,8 @@ class Transport:
             crash = crash_of(scope[REQUEST_ID], call, error)
             if outlet.started:
                 raise  # half an answer cannot be taken back; the server cuts the connection
-            response = EnvelopeResponse(crash, status_code=_status(self._settings, scope, ErrorCase.INTERNAL))
+            status = status_of(self._settings, ErrorCase.INTERNAL, scope["path"])
+            response = EnvelopeResponse(crash, status_code=status)
             await response(scope, receive, outlet)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
