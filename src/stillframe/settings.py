@@ -45,6 +45,24 @@ class Settings(BaseSettings):
         "ok", description='"ok": handled outcomes are HTTP 200; "semantic": 4xx/5xx with the same body.'
     )
     max_body_bytes: int = Field(1 << 20, description="Largest accepted request body.")
+    max_header_bytes: int = Field(
+        32 << 10, ge=1024, description="Most bytes that a request's URL and headers may have together."
+    )
+    header_timeout_s: float = Field(
+        10.0, gt=0, description="Longest wait for a request's headers, from the connection or the last answer on."
+    )
+    request_timeout_s: float = Field(30.0, gt=0, description="Longest wait for a request's body.")
+    answer_timeout_s: float = Field(
+        30.0, gt=0, description="Longest wait for a client to read an answer, or a part of a long one."
+    )
+    max_connections: int = Field(
+        12_000,
+        ge=1,
+        description="Most open connections; beyond it the one closes that has been without a complete request for longest.",
+    )
+    requests_per_s: float = Field(
+        100.0, ge=0, description="How often one key may ask, with a burst of twice as many; 0: as often as it likes."
+    )
     memory_tenants: str = Field(
         "*", description='Tenants with memory-snapshot space: "*" for all, or a comma-separated list of tenants.'
     )

@@ -78,8 +78,8 @@ class ErrorCase(Enum):
     REQUEST_BROKEN = Case(
         21009,
         400,
-        "this is not a well-formed HTTP/1.1 request, and the connection is closed; see desc for what is wrong with it",
-        "这不是格式正确的 HTTP/1.1 请求，连接已关闭；错误之处见 desc",
+        "this is not a request that an HTTP/1.1 server can answer, and the connection is closed; see desc for why",
+        "这不是 HTTP/1.1 服务器可以应答的请求，连接已关闭；原因见 desc",
     )
     CLUSTER_UNKNOWN = Case(
         22001,

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Scope
 
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.http.access import check_allowed, need_of
 
 ERRORS_MAX_NAMED = 5
+QUERY_MAX_PARAMETERS = 64
+JSON_MAX_DEPTH = 64
+
+# a string, closed or not, so that nothing is looked at twice; or one bracket
+_JSON_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 _EXPECTED = {
     "string_type": "a string",
@@ -77,14 +84,13 @@ def parse_json(raw: bytes) -> object:
 
     Raises:
         Refused: PARAMETER_MALFORMED for anything else: NaN and infinities, lone surrogates, other encodings, nesting
-            or numbers beyond what the interpreter reads.
+            deeper than ``JSON_MAX_DEPTH``, numbers beyond what the interpreter reads.
     """
     try:
+        _refuse_depth(raw)
         value: object = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
         if b"\\u" in raw:  # only an escape can smuggle a surrogate past the decoding
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        why = "nested too deeply"
     except UnicodeDecodeError as error:
         why = f"not UTF-8 at byte {error.start}"
     except UnicodeEncodeError:
@@ -100,6 +106,54 @@ def parse_json(raw: bytes) -> object:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _refuse_depth(raw: bytes) -> None:
+    """Count the brackets outside strings, without recursion: the parser is recursive, and this stands before it.
+
+    Raises:
+        ValueError: a value lies in more than ``JSON_MAX_DEPTH`` others.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= JSON_MAX_DEPTH:
+        return
+    depth = 0
+    for match in _JSON_STRING_OR_BRACKET.finditer(raw):
+        if match[0] in (b"[", b"{"):
+            depth += 1
+            if depth > JSON_MAX_DEPTH:
+                raise ValueError(f"nested too deeply; at most {JSON_MAX_DEPTH} levels are accepted")
+        elif match[0] in (b"]", b"}"):
+            depth -= 1
+
+
+def refuse_unsound(scope: Scope, max_header_bytes: int) -> None:
+    """What can be refused of a request before its body is read.
+
+    Raises:
+        Refused: REQUEST_BROKEN: its end can be understood in two ways, which lets one request hide in another where a
+            proxy understands it differently; or it is in another version of HTTP, or asks for a tunnel. URL_TOO_LONG,
+            HEADERS_TOO_LARGE, PARAMETER_MALFORMED for too many parameters.
+    """
+    if scope["method"] == "CONNECT":  # an answer of 200 would promise a tunnel
+        raise Refused(ErrorCase.REQUEST_BROKEN, "CONNECT: this is no proxy")
+    names = {name for name, _ in scope["headers"]}
+    if scope["http_version"] not in ("1.0", "1.1"):
+        raise Refused(ErrorCase.REQUEST_BROKEN, f"HTTP/{scope['http_version']}: expected HTTP/1.1")
+    if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
+        raise Refused(ErrorCase.REQUEST_BROKEN, "Transfer-Encoding: expected without Content-Length, and in HTTP/1.1")
+    query = scope["query_string"]
+    url_bytes = len(scope["raw_path"]) + len(query)
+    if url_bytes > max_header_bytes:
+        raise Refused(ErrorCase.URL_TOO_LONG, f"{url_bytes} bytes; at most {max_header_bytes} are accepted")
+    # 4: the colon, the space and the end of the line
+    header_bytes = url_bytes + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if header_bytes > max_header_bytes:
+        raise Refused(
+            ErrorCase.HEADERS_TOO_LARGE,
+            f"{header_bytes} bytes with the URL; at most {max_header_bytes} are accepted",
+        )
+    if query.count(b"&") >= QUERY_MAX_PARAMETERS:
+        raise Refused(ErrorCase.PARAMETER_MALFORMED, f"at most {QUERY_MAX_PARAMETERS} query parameters are accepted")
 
 
 async def refuse_repeated(request: Request) -> None:

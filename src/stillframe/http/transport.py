@@ -18,6 +18,7 @@ from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.http.access import BEGUN, Gate
 from stillframe.http.envelope import EnvelopeResponse, crash_of, described_call, failure_of, log_outcome
 from stillframe.http.links import SCREENSHOT_PATH
+from stillframe.http.parsing import refuse_unsound
 from stillframe.settings import Settings
 
 log = logging.getLogger("stillframe.http")
@@ -25,6 +26,8 @@ log = logging.getLogger("stillframe.http")
 REQUEST_ID = "stillframe.request_id"  # where the id lies in the ASGI scope
 OPERATIONS = "stillframe.operations"  # where the uuids of the operations that the call begins are gathered
 OPERATIONS_MAX_NAMED = 100  # a batch may begin thousands; clients and proxies take headers of some kilobytes
+# the end of such a request is not known, or not waited for
+ENDS_CONNECTION = frozenset({ErrorCase.REQUEST_BROKEN, ErrorCase.REQUEST_TOO_SLOW})
 DRAIN_MAX_BYTES = 64 << 20
 DRAIN_MAX_S = 30.0
 
@@ -57,8 +60,9 @@ def status_of(settings: Settings, case: ErrorCase, path: str = "") -> int:
 class Transport:
     """ASGI middleware around the whole application.
 
-    Promises: every response carries ``X-Request-Id``, and ``X-Operation-Id`` where operations were begun; the
-    key is proved, and then the body read up to ``max_body_bytes``, before the application sees the request; HEAD answers as GET without the body; an exception becomes an envelope.
+    Promises: every response carries ``X-Request-Id``, and ``X-Operation-Id`` where operations were begun; the key is proved,
+    and then the body read, up to ``max_body_bytes`` and for ``request_timeout_s``, before the application sees the request,
+    so that no worker waits for a client; HEAD answers as GET without the body; an exception becomes an envelope.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
@@ -96,11 +100,13 @@ class Transport:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming = _Incoming(scope, receive)
         try:
+            refuse_unsound(scope, self._settings.max_header_bytes)
             await self._gate.admit(scope)
-            body = await incoming.read(self._settings.max_body_bytes)
+            body = await incoming.read(self._settings.max_body_bytes, self._settings.request_timeout_s)
         except StillframeError as refusal:
             # the rest of the body is thrown away, so that a client that is still sending gets to read the answer
-            await incoming.drain()
+            if refusal.case not in ENDS_CONNECTION:
+                await incoming.drain()
             response = respond(self._settings, scope, refusal)
             if not incoming.complete:
                 response.headers["Connection"] = "close"
@@ -157,12 +163,21 @@ class _Incoming:
         self._waits_for_continue = "expect" in headers
         self.complete = False
 
-    async def read(self, limit_bytes: int) -> bytes:
+    async def read(self, limit_bytes: int, timeout_s: float) -> bytes:
         """The whole body.
 
         Raises:
-            Refused: BODY_TOO_LARGE, as soon as that is known; the rest is unread.
+            Refused: BODY_TOO_LARGE, as soon as that is known; REQUEST_TOO_SLOW. The rest is unread.
         """
+        try:
+            with anyio.fail_after(timeout_s):
+                return await self._read(limit_bytes)
+        except TimeoutError:
+            raise Refused(
+                ErrorCase.REQUEST_TOO_SLOW, f"the body took longer than the {timeout_s:g} s that it is waited for"
+            ) from None
+
+    async def _read(self, limit_bytes: int) -> bytes:
         if self._announced_bytes > limit_bytes:
             raise Refused(
                 ErrorCase.BODY_TOO_LARGE, f"{self._announced_bytes} bytes; at most {limit_bytes} are accepted"
