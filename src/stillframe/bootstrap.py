@@ -27,6 +27,7 @@ from stillframe.adapters.metadata.database import open_metadata
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
 from stillframe.domain.errors import StillframeError
 from stillframe.http.app import create_app
+from stillframe.http.server import server_config
 from stillframe.listening import local_url, split_listen, why_not_listen, write_secret
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.operations.requests import Cluster
@@ -149,17 +150,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         service.use_cases.recovery.run()
         service.use_cases.measure()
         server = _AnnouncingServer(
-            uvicorn.Config(
-                create_app(service.use_cases, settings),
-                host=host,
-                port=port,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=settings.shutdown_timeout_s,
-                ssl_certfile=settings.tls_certificate,
-                ssl_keyfile=settings.tls_key,
-            )
+            server_config(create_app(service.use_cases, settings), settings, host=host, port=port)
         )
         server.announce = lambda: _announce(settings, host, port)
         server.is_working = lambda: service.use_cases.is_working

@@ -60,6 +60,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Most open connections; beyond it the one closes that has been without a complete request for longest.",
     )
+    max_held_bytes: int = Field(
+        128 << 20,
+        ge=1 << 20,
+        description="Most memory for requests that are not answered, and as much for answers that are not taken; "
+        "beyond it the oldest that is incomplete, or lies there, is cut off.",
+    )
     requests_per_s: float = Field(
         100.0, ge=0, description="How often one key may ask, with a burst of twice as many; 0: as often as it likes."
     )

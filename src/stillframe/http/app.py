@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
@@ -39,8 +41,8 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
         version=version("stillframe"),
         summary="Snapshots of virtual machines: disks, configuration and running memory.",
         description=DESCRIPTION,
-        openapi_url="/openapi.json",
-        # both pages load their scripts from third parties
+        # the framework would render the document anew for each request, and its two pages load scripts from third parties
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         # a redirect would be an answer without an envelope
@@ -49,10 +51,22 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
     app.state.door = Door(use_cases, settings)
     for calls in (snapshots, tasks, compute, own, keys, tenants):
         app.include_router(calls.router)
+    app.add_route("/openapi.json", _document(app), include_in_schema=False)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
     app.add_middleware(Transport, settings=settings, gate=Gate(use_cases.authenticate))
     return app
+
+
+def _document(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    @cache
+    def rendered() -> bytes:
+        return bytes(JSONResponse(app.openapi()).body)
+
+    async def document(_request: Request) -> Response:
+        return Response(rendered(), media_type="application/json")
+
+    return document
 
 
 async def _refused(request: Request, error: StillframeError) -> Response:

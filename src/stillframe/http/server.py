@@ -1,0 +1,54 @@
+"""The server around the application: what uvicorn is told, and how many connections this process can have."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from stillframe.http.protocol import protocol_for
+from stillframe.settings import Settings
+
+log = logging.getLogger("stillframe.http")
+
+BACKLOG = 4096  # a crowd that comes at once is to be let in, not left to knock again after seconds
+# for the database, disks and libvirt; and a whole backlog is accepted at once, before anybody is given up for it
+RESERVED_DESCRIPTORS = BACKLOG + 1024
+
+
+def server_config(app: FastAPI, settings: Settings, **where: Any) -> uvicorn.Config:
+    """Uvicorn as this service runs it; ``where``: the options that say where it listens."""
+    return uvicorn.Config(
+        app,
+        http=protocol_for(settings, open_files_for(settings.max_connections)),
+        ws="none",
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        **where,
+    )
+
+
+def open_files_for(wanted: int) -> int:
+    """Raise this process's limit of open files as far as ``wanted`` connections need; returns how many it allows.
+
+    No further than that: children inherit it, and some close every descriptor up to it one by one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + RESERVED_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = max(soft - RESERVED_DESCRIPTORS, soft // 4)
+    log.warning("at most %d connections, not %d: this process may open %d files (ulimit -n)", allowed, wanted, soft)
+    return allowed
