@@ -88,6 +88,18 @@ def test_a_reader_may_look_and_change_nothing(door: DoorClient) -> None:
     assert door.stub.asked == []
 
 
+def test_a_tenants_key_that_asks_too_often_is_told_when_to_come_back() -> None:
+    client = DoorClient(requests_per_s=1)
+    client.stub.principals["reader"] = Principal("1" * 12, Role.READER, TENANT)
+    for _ in range(2):
+        assert as_envelope(client.request("GET", "/v1/compute/list", key="reader"))["scode"] == 0
+    response = client.request("POST", f"{SNAPSHOTS}/create", key="reader", content=b"x" * (2 << 20))
+    must_fail(as_envelope(response), ErrorCase.RATE_LIMITED)
+    assert response.headers["retry-after"] == "1"
+    for _ in range(5):
+        assert client.get("/v1/compute/list")["scode"] == 0, "an administrator is not held back"
+
+
 def test_administration_is_no_tenants_business(door: DoorClient) -> None:
     for path in ("/v1/stillframe/doctor", "/v1/stillframe/key/list"):
         must_fail(as_envelope(door.request("GET", path, key="operator")), ErrorCase.NOT_ALLOWED)

@@ -15,6 +15,7 @@ from starlette.types import Scope
 from stillframe.domain.access import Need, Principal
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.http.links import SCREENSHOT_PATH
+from stillframe.http.throttle import Throttle
 
 E = TypeVar("E", bound=Callable[..., Any])
 
@@ -40,16 +41,17 @@ _NEEDS: dict[Callable[..., Any], Need | None] = {}
 class Gate:
     """Lets requests in that bring a key. What they may do then is each call's own business (``needs``)."""
 
-    def __init__(self, authenticate: Callable[[str], Principal]) -> None:
-        """``authenticate`` blocks: it asks the database, with every request."""
+    def __init__(self, authenticate: Callable[[str], Principal], throttle: Throttle) -> None:
+        """``authenticate`` blocks: it asks the database, with every request. ``throttle`` is for tenants' keys."""
         self._authenticate = authenticate
+        self._throttle = throttle
         self._threads = anyio.CapacityLimiter(_THREADS)
 
     async def admit(self, scope: Scope) -> None:
         """Note in the scope who asks.
 
         Raises:
-            Refused: NOT_AUTHENTICATED.
+            Refused: NOT_AUTHENTICATED; RATE_LIMITED, with ``retry_after_s``, when a tenant's key asks too often.
             Failed: STORAGE_FAILED, when the keys cannot be read.
         """
         keys = [value for name, value in scope["headers"] if name == _HEADER]
@@ -59,7 +61,11 @@ class Gate:
             raise Refused(ErrorCase.NOT_AUTHENTICATED, f"{len(keys)} ApiKey headers; expected one")
         (raw,) = keys
         text = raw.decode("latin-1").strip() if len(raw) <= _KEY_MAX_BYTES else ""
-        scope[PRINCIPAL] = await anyio.to_thread.run_sync(self._authenticate, text, limiter=self._threads)
+        principal = await anyio.to_thread.run_sync(self._authenticate, text, limiter=self._threads)
+        # also for one that is turned away: whose attempt it was is known
+        scope[PRINCIPAL] = principal
+        if principal.bound is not None:
+            self._throttle.check(principal.key_id)
 
 
 def needs(need: Need) -> Callable[[E], E]:

@@ -19,6 +19,7 @@ from stillframe.http.access import Gate, level
 from stillframe.http.door import Door
 from stillframe.http.envelope import described_call
 from stillframe.http.parsing import refusal_of
+from stillframe.http.throttle import Throttle
 from stillframe.http.transport import Transport, respond_to
 from stillframe.operations.use_cases import UseCases
 from stillframe.settings import Settings
@@ -55,7 +56,9 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
     app.add_route("/openapi.json", _document(app), include_in_schema=False)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
-    app.add_middleware(Transport, settings=settings, gate=Gate(use_cases.authenticate))
+    app.add_middleware(
+        Transport, settings=settings, gate=Gate(use_cases.authenticate, Throttle(settings.requests_per_s))
+    )
     return app
 
 
