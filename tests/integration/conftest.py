@@ -61,7 +61,7 @@ def _define(service: Service, kind: str, number: int) -> tuple[Lot, str]:
     if kind.startswith("bad-"):
         disks.append(UNSUPPORTED[kind.removeprefix("bad-")][0](one))
     if kind == "load":
-        return one, domain_xml(one, disks, memory_mib=256, fill_mib=64, dirty_pages=200)
+        return one, domain_xml(one, disks, memory_mib=256, fill_mib=64, dirty_pages=200, kernel="tick_us=5000")
     if kind == "big":
         return one, domain_xml(one, disks, memory_mib=512, fill_mib=400)
     return one, domain_xml(one, disks)

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Ground:
     service: Service
     a: Belongings
     b: Belongings
-    keys: dict[Role | None, str]
+    clients: dict[Role | None, httpx.Client]
     cluster: str
     calls: list[Call]
     document: dict[str, Any]
@@ -91,7 +91,14 @@ def ground() -> Iterator[Ground]:
             for method, operation in methods.items()
         ]
         cluster = service.get("/v1/stillframe/version")["cluster_uuid"]
-        yield Ground(service, a, b, keys, cluster, calls, document)
+        with ExitStack() as stack:
+            clients = {
+                role: stack.enter_context(
+                    httpx.Client(base_url=service.url, timeout=120, headers={"ApiKey": key} if key else {})
+                )
+                for role, key in keys.items()
+            }
+            yield Ground(service, a, b, clients, cluster, calls, document)
     finally:
         service.destroy()
 
@@ -168,12 +175,10 @@ def _request(ground: Ground, call: Call, entry: Entry, parameter: str, variant: 
 
 def _ask(ground: Ground, call: Call, role: Role | None, told: dict[str, Any]) -> httpx.Response:
     path = call.path.format(**told)
-    headers = {"ApiKey": ground.keys[role]} if ground.keys[role] else {}
-    with httpx.Client(base_url=ground.service.url, timeout=120, headers=headers) as client:
-        if call.method == "GET":
-            named = {name: value for name, value in told.items() if f"{{{name}}}" not in call.path}
-            return client.get(path, params=named)
-        return client.post(path, json=told)
+    client = ground.clients[role]
+    if call.method == "GET":
+        return client.get(path, params={name: value for name, value in told.items() if f"{{{name}}}" not in call.path})
+    return client.post(path, json=told)
 
 
 def _check_shows_nothing_of_b(ground: Ground, call: Call, response: httpx.Response, told: dict[str, Any]) -> None:
