@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http.client import METHOD_NOT_ALLOWED, NOT_FOUND
 from importlib.metadata import version
 from typing import Any
 
@@ -65,13 +66,15 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 async def _unroutable(request: Request, error: HTTPException) -> Response:
-    if error.status_code in (404, 405):
+    if error.status_code in (NOT_FOUND, METHOD_NOT_ALLOWED):
         call = described_call(request.method, request.url.path)
         refusal = Refused(ErrorCase.CALL_UNKNOWN, f"{call} is not a call of this service")
     else:
         refusal = Refused(ErrorCase.PARAMETER_MALFORMED, str(error.detail))
     response = respond_to(request, refusal)
     response.headers.update(error.headers or {})  # Allow, for a wrong method
+    if error.status_code == METHOD_NOT_ALLOWED and request.app.state.door.settings.http_errors == "semantic":
+        response.status_code = METHOD_NOT_ALLOWED
     return response
 
 

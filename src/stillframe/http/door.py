@@ -35,6 +35,8 @@ _OPERATION_ID = {
 
 # what FastAPI takes as ``responses``
 Responses = dict[int | str, dict[str, Any]]
+# OpenAPI's links by name
+Follow = dict[str, dict[str, Any]]
 
 
 class Door:
@@ -87,16 +89,17 @@ def answer(data: object = None) -> EnvelopeResponse:
     return EnvelopeResponse(Success[Any](data=EmptyData() if data is None else data))
 
 
-def answers(*kinds: Any) -> Responses:
+def answers(*kinds: Any, links: Follow | None = None) -> Responses:
     """What the OpenAPI document says of a call: a result or an error under 200, an error under any other status.
 
-    ``kinds``: what ``data`` may be on success; none is the seed's "empty".
+    ``kinds``: what ``data`` may be on success; none is the seed's "empty". ``links``: the calls that may follow, by name.
     """
     results = [Success.__class_getitem__(kind) for kind in kinds or (EmptyData,)]
     return {
         200: {
             "model": reduce(or_, [*results, Failure[EmptyData]]),
             "description": "The Output envelope. `scode` 0: `data` is the result; else the call was refused or failed.",
+            **({"links": links} if links else {}),
         },
         "default": {
             "model": Failure[EmptyData],
@@ -105,9 +108,19 @@ def answers(*kinds: Any) -> Responses:
     }
 
 
-def acts(*kinds: Any) -> Responses:
+def acts(*kinds: Any, links: Follow | None = None) -> Responses:
     """``answers`` of a call that changes something: it names the operations that it was."""
     return {
         status: {**response, "headers": {"X-Operation-Id": _OPERATION_ID}}
-        for status, response in answers(*kinds).items()
+        for status, response in answers(*kinds, links=links).items()
     }
+
+
+def follow(operation_id: str, **parameters: str) -> dict[str, Any]:
+    """A link of the document: a call to which something of this one's request or answer belongs, by a runtime expression."""
+    return {"operationId": operation_id, "parameters": parameters}
+
+
+def follow_with_body(operation_id: str, **fields: str) -> dict[str, Any]:
+    """The same, to a POST."""
+    return {"operationId": operation_id, "requestBody": fields}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -68,6 +69,11 @@ def query_integer(raw: object) -> object:
     return raw
 
 
+def one_of_or_empty(kinds: type[StrEnum]) -> WithJsonSchema:
+    """How the document says that a text is one of these, or empty."""
+    return WithJsonSchema({"type": "string", "enum": [*(kind.value for kind in kinds), ""]})
+
+
 def _query_bool(raw: object) -> object:
     if isinstance(raw, str):
         if raw.lower() not in _BOOLEANS:
@@ -76,16 +82,27 @@ def _query_bool(raw: object) -> object:
     return raw
 
 
-Text = Annotated[str, AfterValidator(_text)]
+# what the validators accept, once more for the document
+_UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_AS_UUID = Field(min_length=1, json_schema_extra={"format": "uuid", "pattern": f"^{_UUID_PATTERN}$"})
+_AS_UUID_OR_EMPTY = Field(json_schema_extra={"pattern": f"^({_UUID_PATTERN})?$"})
+_AS_TEXT = Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})
+_AS_LABEL = Field(
+    json_schema_extra={
+        "pattern": r"^[^\u0000-\u001f\u007f-\u009f\ufffe\uffff]*$",
+        "maxLength": LABEL_MAX_CHARS,
+    }
+)
+Text = Annotated[str, _AS_TEXT, AfterValidator(_text)]
 # NFC: how names are stored, so that a name typed on another system finds them
 NameText = Annotated[Text, AfterValidator(_nfc)]
-ExistingName = Annotated[str, Field(min_length=1), AfterValidator(_text), AfterValidator(_nfc)]
-Uuid = Annotated[str, Field(min_length=1, json_schema_extra={"format": "uuid"}), AfterValidator(canonical_uuid)]
-UuidOrEmpty = Annotated[str, AfterValidator(_uuid_or_empty)]
+ExistingName = Annotated[str, Field(min_length=1), _AS_TEXT, AfterValidator(_text), AfterValidator(_nfc)]
+Uuid = Annotated[str, _AS_UUID, AfterValidator(canonical_uuid)]
+UuidOrEmpty = Annotated[str, _AS_UUID_OR_EMPTY, AfterValidator(_uuid_or_empty)]
 # an id given by others: mostly a uuid, which compares in lower case
 OpaqueId = Annotated[Text, AfterValidator(_lower_uuid)]
-Label = Annotated[str, AfterValidator(_label), AfterValidator(_lower_uuid)]
-GivenLabel = Annotated[str, Field(min_length=1), AfterValidator(_label), AfterValidator(_lower_uuid)]
+Label = Annotated[str, _AS_LABEL, AfterValidator(_label), AfterValidator(_lower_uuid)]
+GivenLabel = Annotated[str, Field(min_length=1), _AS_LABEL, AfterValidator(_label), AfterValidator(_lower_uuid)]
 QueryInteger = Annotated[int, Field(ge=-INTEGER_MAX, le=INTEGER_MAX), BeforeValidator(query_integer)]
 PageNumber = Annotated[int, Field(ge=0, le=INTEGER_MAX), BeforeValidator(query_integer)]
 # a query has no null: the document must not offer it where the code says "absent"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, field_validator
 
 from stillframe.domain.access import KEY_ID_CHARS, Need, Role
 from stillframe.http.access import API_KEY, needs
-from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
+from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers, follow_with_body
 from stillframe.http.fields import INTEGER_MAX, Label, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import Body
@@ -22,13 +22,20 @@ GRACE_MAX_S = 30 * 86400
 
 router = APIRouter(tags=["keys"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)])
 
+_THIS = {"key_id": "$response.body#/data/key_id"}
+_OF_A_NEW_ONE = {"rotate": follow_with_body("rotateKey", **_THIS), "revoke": follow_with_body("revokeKey", **_THIS)}
 _ID_PATTERN = rf"^[0-9a-f]{{{KEY_ID_CHARS}}}$"
 KeyId = Annotated[str, Field(min_length=1, pattern=_ID_PATTERN, description="The key's id, its part after sfk_.")]
 
 
 class KeyCreateBody(Body):
     role: Annotated[
-        str, Field(min_length=1, description="administrator, or operator (reads and writes) or reader of a tenant.")
+        str,
+        Field(
+            min_length=1,
+            description="administrator, or operator (reads and writes) or reader of a tenant.",
+            json_schema_extra={"enum": list(Role)},
+        ),
     ]
     tenant: Annotated[
         Label | None, Field(description="The tenant that the key is bound to; none for an administrator.")
@@ -106,7 +113,7 @@ def _new(key: NewKey) -> NewKeyData:
     return NewKeyData.model_validate({**_fields(key.row), "api_key": key.text})
 
 
-@router.post(f"{KEY}/create", operation_id="createKey", responses=acts(NewKeyData))
+@router.post(f"{KEY}/create", operation_id="createKey", responses=acts(NewKeyData, links=_OF_A_NEW_ONE))
 @needs(Need.ADMINISTER)
 async def create_key(body: KeyCreateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Make a key; it works from the very next request on."""

@@ -27,6 +27,7 @@ from stillframe.http.fields import (
     Text,
     Uuid,
     UuidOrEmpty,
+    one_of_or_empty,
 )
 from stillframe.operations.requests import Caller, DiskRef, GuestSpec, VmQuery, VmRef
 
@@ -81,8 +82,12 @@ class VmListParams(Paged):
     tenant: Annotated[OpaqueId, Field(description="The tenant's uuid; empty: every tenant.")] = ""
     filter_name: Annotated[Text, Field(description="The virtual machine's name; empty: all.")] = ""
     filter_uuid: Annotated[Text, Field(description="The virtual machine's uuid; empty: all.")] = ""
-    filter_state: Annotated[Text, Field(description="The power state, such as running; empty: all.")] = ""
-    filter_action: Annotated[Text, Field(description="The action, such as noaction; empty: all.")] = ""
+    filter_state: Annotated[
+        Text, Field(description="The power state, such as running; empty: all."), one_of_or_empty(PowerState)
+    ] = ""
+    filter_action: Annotated[
+        Text, Field(description="The action, such as noaction; empty: all."), one_of_or_empty(Action)
+    ] = ""
     filter_fuzzy: Annotated[
         QueryBool, Field(description="Whether filter_name and filter_uuid may be parts; else they match as a whole.")
     ] = True

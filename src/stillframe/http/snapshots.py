@@ -19,7 +19,7 @@ from stillframe.http.answers import (
     list_data,
     snapshot_data,
 )
-from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
+from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers, follow, follow_with_body
 from stillframe.http.envelope import EmptyData, Failure
 from stillframe.http.fields import canonical_uuid, is_uuid
 from stillframe.http.links import SCREENSHOT_PATH
@@ -38,6 +38,15 @@ from stillframe.http.transport import respond_to
 
 SNAPSHOT = "/v1/compute/vsd/snapshot"
 _KEPT_S = 300  # how long a browser may keep what it got with a key
+
+_THIS = {"compute_uuid": "$request.body#/compute_uuid", "name": "$request.body#/name"}
+_OF_A_NEW_ONE = {
+    "get": follow("getSnapshot", cluster_uuid="", **_THIS),
+    "modify": follow_with_body("modifySnapshot", **_THIS),
+    "rollback": follow_with_body("rollbackSnapshot", **_THIS),
+    "delete": follow_with_body("deleteSnapshot", **_THIS),
+    "task": follow("getTask", uuid="$response.header.X-Operation-Id"),
+}
 
 router = APIRouter(
     tags=["snapshots"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)]
@@ -77,7 +86,7 @@ async def get_head(params: Annotated[VmParams, Query()], door: DoorOf, viewer: V
     return answer(snapshot_data(snapshot, links) if snapshot else None)
 
 
-@router.post(f"{SNAPSHOT}/create", operation_id="createSnapshot", responses=acts())
+@router.post(f"{SNAPSHOT}/create", operation_id="createSnapshot", responses=acts(links=_OF_A_NEW_ONE))
 @needs(Need.ACT)
 async def create(body: CreateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Take a snapshot of all disks and, if asked, of the running memory, which goes on being saved behind the call."""

@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, field_va
 
 from stillframe.domain.access import Need
 from stillframe.http.access import API_KEY, ViewerOf, needs
-from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
-from stillframe.http.fields import INTEGER_MAX, OpaqueId, Text, Uuid, UuidOrEmpty, query_integer
+from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers, follow, follow_with_body
+from stillframe.http.fields import INTEGER_MAX, OpaqueId, Text, Uuid, UuidOrEmpty, one_of_or_empty, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import Body
 from stillframe.operations.tasks import Task, TaskQuery, TaskState
@@ -20,6 +20,11 @@ TASK = "/v1/compute/vsd/snapshot/task"
 LIMIT_MAX = 1000
 
 router = APIRouter(tags=["tasks"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)])
+
+_OF_THE_FIRST = {
+    "get": follow("getTask", uuid="$response.body#/data/list/0/uuid"),
+    "cancel": follow_with_body("cancelTask", uuid="$response.body#/data/list/0/uuid"),
+}
 
 ClusterUuid = Annotated[UuidOrEmpty, Field(description="The cluster's uuid; empty: every managed cluster.")]
 _Moment = Annotated[int, Field(ge=0, le=INTEGER_MAX), BeforeValidator(query_integer)]
@@ -31,7 +36,9 @@ class TaskListParams(BaseModel):
     cluster_uuid: ClusterUuid = ""
     compute_uuid: Annotated[UuidOrEmpty, Field(description="The virtual machine's uuid; empty: every one.")] = ""
     tenant: Annotated[OpaqueId, Field(description="The tenant's uuid; empty: every tenant.")] = ""
-    state: Annotated[Text, Field(description=f"One of {', '.join(TaskState)}; empty: all.")] = ""
+    state: Annotated[
+        Text, Field(description=f"One of {', '.join(TaskState)}; empty: all."), one_of_or_empty(TaskState)
+    ] = ""
     since: Annotated[MaybeMoment, Field(description="Begun then or later, Unix seconds.")] = None
     until: Annotated[MaybeMoment, Field(description="Begun then or earlier, Unix seconds.")] = None
     after: Annotated[UuidOrEmpty, Field(description="`next` of the page before; empty: the first page.")] = ""
@@ -108,7 +115,7 @@ def task_data(task: Task) -> TaskData:
     return TaskData(**asdict(task))
 
 
-@router.get(f"{TASK}/list", operation_id="listTasks", responses=answers(TaskListData))
+@router.get(f"{TASK}/list", operation_id="listTasks", responses=answers(TaskListData, links=_OF_THE_FIRST))
 @needs(Need.LOOK)
 async def list_tasks(params: Annotated[TaskListParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """Every operation, newest first, in pages that stay as they are while new ones begin."""
