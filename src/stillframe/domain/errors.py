@@ -80,6 +80,12 @@ class ErrorCase(Enum):
     )
     TASK_UNKNOWN = Case(22005, 404, "no such task; see the task list", "没有这个任务；请查看任务列表")
     KEY_UNKNOWN = Case(22006, 404, "no such key; see the key list", "没有这个密钥；请查看密钥列表")
+    LOG_LINE_UNKNOWN = Case(
+        22007,
+        404,
+        "no such line of the operation log, or not any more; begin again with its first page",
+        "操作日志中没有这一行，或已被清除；请从第一页重新查询",
+    )
     NAME_TAKEN = Case(
         23001,
         409,
@@ -282,6 +288,12 @@ class ErrorCase(Enum):
         403,
         "this link is not valid any more; ask for the snapshot again to get a new one",
         "该链接已失效；请重新查询快照以获取新链接",
+    )
+    RATE_LIMITED = Case(
+        26001,
+        429,
+        "too many requests in a short time; wait as many seconds as the header Retry-After says, then repeat",
+        "短时间内请求过多；请按响应头 Retry-After 给出的秒数等待后重试",
     )
     INTERNAL = Case(
         29001,
