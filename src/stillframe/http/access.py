@@ -35,6 +35,7 @@ API_KEY = APIKeyHeader(
 )
 
 _NEEDS: dict[Callable[..., Any], Need | None] = {}
+_CALLS: dict[Callable[..., Any], str] = {}
 
 
 class Gate:
@@ -62,11 +63,15 @@ class Gate:
         scope[PRINCIPAL] = await anyio.to_thread.run_sync(self._authenticate, text, limiter=self._threads)
 
 
-def needs(need: Need) -> Callable[[E], E]:
-    """Declares what a call needs; one that declares nothing cannot be routed."""
+def needs(need: Need, call: str = "") -> Callable[[E], E]:
+    """Declares what a call needs; one that declares nothing cannot be routed.
+
+    ``call``: its name in the operation log, which every call that changes something has.
+    """
 
     def declare(endpoint: E) -> E:
         _NEEDS[endpoint] = need
+        _CALLS[endpoint] = call
         return endpoint
 
     return declare
@@ -87,6 +92,17 @@ def need_of(endpoint: Callable[..., Any]) -> Need | None:
     if endpoint not in _NEEDS:
         raise LookupError(f"{endpoint.__name__} does not declare what it needs (http/access.py)")
     return _NEEDS[endpoint]
+
+
+def logged_call_of(endpoint: Callable[..., Any]) -> str:
+    """Its name in the operation log.
+
+    Raises:
+        LookupError: it has none.
+    """
+    if not _CALLS.get(endpoint):
+        raise LookupError(f"{endpoint.__name__} does not declare its name in the operation log (http/access.py)")
+    return _CALLS[endpoint]
 
 
 def check_allowed(scope: Scope, need: Need | None) -> None:

@@ -12,10 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http import compute, keys, own, snapshots, tasks, tenants
+from stillframe.http import compute, keys, log, own, snapshots, tasks, tenants
 from stillframe.http.access import Gate, level
 from stillframe.http.door import Door
 from stillframe.http.envelope import described_call
+from stillframe.http.ledger import Ledger, logged_calls
 from stillframe.http.parsing import refusal_of
 from stillframe.http.transport import Transport, respond_to
 from stillframe.operations.use_cases import UseCases
@@ -48,11 +49,13 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.door = Door(use_cases, settings)
-    for calls in (snapshots, tasks, compute, own, keys, tenants):
-        app.include_router(calls.router)
+    routers = [calls.router for calls in (snapshots, tasks, log, compute, own, keys, tenants)]
+    for router in routers:
+        app.include_router(router)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
-    app.add_middleware(Transport, settings=settings, gate=Gate(use_cases.authenticate))
+    ledger = Ledger(use_cases.note_refusal, logged_calls(routers))
+    app.add_middleware(Transport, settings=settings, gate=Gate(use_cases.authenticate), ledger=ledger)
     return app
 
 

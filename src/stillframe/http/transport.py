@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.http.access import BEGUN, Gate
 from stillframe.http.envelope import EnvelopeResponse, crash_of, described_call, failure_of, log_outcome
+from stillframe.http.ledger import ENTRY, Entry, Ledger
 from stillframe.http.links import SCREENSHOT_PATH
 from stillframe.settings import Settings
 
@@ -35,6 +36,8 @@ class _ClientGoneError(Exception):
 def respond(settings: Settings, scope: Scope, error: StillframeError) -> EnvelopeResponse:
     """The answer to an error outcome, logged under the request's id."""
     log_outcome(scope[REQUEST_ID], described_call(scope["method"], scope["path"]), error)
+    entry: Entry = scope[ENTRY]
+    entry.error = error
     status = _status(settings, scope, error.case)
     return EnvelopeResponse(failure_of(error), status_code=status)
 
@@ -54,12 +57,14 @@ class Transport:
     """ASGI middleware around the whole application.
 
     Promises: every response carries ``X-Request-Id``, and ``X-Operation-Id`` where operations were begun; the
-    key is proved, and then the body read up to ``max_body_bytes``, before the application sees the request; HEAD answers as GET without the body; an exception becomes an envelope.
+    key is proved, and then the body read up to ``max_body_bytes``, before the application sees the request; HEAD answers as GET without the body; an exception becomes an envelope;
+    a refused attempt is in the operation log.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate, ledger: Ledger) -> None:
         self._app = app
         self._gate = gate
+        self._ledger = ledger
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +72,8 @@ class Transport:
             await self._app(scope, receive, send)
             return
         scope = {**scope, REQUEST_ID: uuid4().hex, OPERATIONS: [], BEGUN: time.monotonic()}
-        outlet = _Outlet(send, scope)
+        scope[ENTRY] = self._ledger.open(scope)
+        outlet = _Outlet(send, scope, self._ledger)
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
         try:
@@ -85,6 +91,7 @@ class Transport:
             crash = crash_of(scope[REQUEST_ID], call, error)
             if outlet.started:
                 raise  # half an answer cannot be taken back; the server cuts the connection
+            scope[ENTRY].error = Failed(ErrorCase.INTERNAL, type(error).__name__)
             response = EnvelopeResponse(crash, status_code=_status(self._settings, scope, ErrorCase.INTERNAL))
             await response(scope, receive, outlet)
 
@@ -93,6 +100,7 @@ class Transport:
         try:
             await self._gate.admit(scope)
             body = await incoming.read(self._settings.max_body_bytes)
+            scope[ENTRY].body = body
         except StillframeError as refusal:
             # the rest of the body is thrown away, so that a client that is still sending gets to read the answer
             await incoming.drain()
@@ -105,10 +113,15 @@ class Transport:
 
 
 class _Outlet:
-    """``send`` with the ids in the headers, and without the body when the client asked by HEAD."""
+    """``send`` with the ids in the headers, and without the body when the client asked by HEAD.
 
-    def __init__(self, send: Send, scope: Scope) -> None:
+    Before the first byte the operation log has what it is to have about the call.
+    """
+
+    def __init__(self, send: Send, scope: Scope, ledger: Ledger) -> None:
         self._send = send
+        self._scope = scope
+        self._ledger = ledger
         self._request_id: str = scope[REQUEST_ID]
         self._operations: list[str] = scope[OPERATIONS]
         self._is_head = scope["method"] == "HEAD"
@@ -116,6 +129,7 @@ class _Outlet:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            await self._ledger.close(self._scope)
             self.started = True
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._request_id
