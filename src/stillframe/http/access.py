@@ -26,7 +26,7 @@ _THREADS = 8
 # what needs no key: the document that clients are made from
 _OPEN_PATHS = frozenset({"/openapi.json"})
 # with these a tenant is told that something does not exist for it, whether there is none or it is another's
-_HIDING = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN})
+_HIDING = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN, ErrorCase.LOG_LINE_UNKNOWN})
 _LEVEL_S = 0.05
 
 # for the OpenAPI document alone: the gate has proved the key long before
