@@ -29,6 +29,7 @@ from stillframe.domain.errors import StillframeError
 from stillframe.http.app import create_app
 from stillframe.http.server import server_config
 from stillframe.listening import local_url, split_listen, why_not_listen, write_secret
+from stillframe.operations.log_keeper import LogKeeper
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.operations.requests import Cluster
 from stillframe.operations.use_cases import UseCases
@@ -155,7 +156,9 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         server.announce = lambda: _announce(settings, host, port)
         server.is_working = lambda: service.use_cases.is_working
         server.service_file = settings.service_file
+        log_keeper = LogKeeper(service.use_cases.world, service.use_cases.refusals, settings.log_retention_days)
         service.use_cases.mender.start()
+        log_keeper.start()
         for stop in (signal.SIGTERM, signal.SIGINT):
             # uvicorn stops at them, and then raises them once more: the default would end us before we have cleaned up
             signal.signal(stop, lambda _number, _frame: None)
@@ -166,6 +169,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
             print(f"cannot listen on {settings.listen}\n无法监听 {settings.listen}", file=sys.stderr)  # noqa: T201
         finally:
             service.use_cases.mender.stop()
+            log_keeper.stop()
             settings.service_file.unlink(missing_ok=True)
         return 0 if server.started else 1
     finally:

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         False, description="Listen beyond loopback without TLS: keys are then readable for whoever sees the network."
     )
     link_lifetime_s: int = Field(3600, ge=60, description="How long a signed link, such as screenshot_url, is good.")
+    log_retention_days: int = Field(
+        365, ge=0, le=36500, description="After how many days lines of the operation log are removed; 0: never."
+    )
     connect: str = Field(
         "", description="libvirt URI; empty: qemu:///system, or the embedded driver where no libvirt daemon answers."
     )

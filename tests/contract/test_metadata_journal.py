@@ -11,7 +11,7 @@ import pytest
 
 from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.errors import ErrorCase, Failed, Refused
-from stillframe.ports.metadata import ACTIVE_STATES, LogLine, Metadata, OperationRow, OperationState, Progress, Slot
+from stillframe.ports.metadata import ACTIVE_STATES, Metadata, OperationRow, OperationState, Progress, Slot
 from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
@@ -173,18 +173,3 @@ class TestJournal:
             ):
                 with pytest.raises(Failed, match="the journal has no operation none"):
                     mistake()
-
-
-class TestLog:
-    def test_newest_first_and_in_pages(self, metadata: Metadata) -> None:
-        lines = [
-            LogLine(at, "key-1", "::1", "t1", "create", VM, "虚机", "GCD", "s", 0, "", 12, f"operation-{number}")
-            for number, at in enumerate((10, 20, 20, 30))
-        ]
-        with metadata.write() as tx:
-            for line in lines:
-                tx.log.append(line)
-        with metadata.read() as tx:
-            assert tx.log.page(0, 10) == lines[::-1]
-            assert tx.log.page(1, 2) == [lines[2], lines[1]]
-            assert tx.log.page(9, 10**30) == []

@@ -20,7 +20,7 @@ from support.offline import Lot, domain_xml, file_disk, image, lot, offline
 from support.service import Service, Vm, eventually
 
 # kind -> how many: see _define
-KINDS = {"one": 44, "two": 28, "three": 4, "small": 11, "load": 2, "big": 8, "raw": 4, "templated": 1, "cdrom": 2}
+KINDS = {"one": 44, "two": 28, "three": 4, "small": 13, "load": 2, "big": 8, "raw": 4, "templated": 1, "cdrom": 2}
 KINDS |= {"diskless": 1} | {f"bad-{kind}": 1 for kind in UNSUPPORTED}
 
 

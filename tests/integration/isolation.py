@@ -121,7 +121,7 @@ _MISSING = {
     Kind.KEY: ErrorCase.KEY_UNKNOWN,
     Kind.KEY_AFTER: ErrorCase.KEY_UNKNOWN,
     Kind.GUEST: ErrorCase.VM_UNKNOWN,
-    Kind.LINE_AFTER: ErrorCase.PARAMETER_MALFORMED,
+    Kind.LINE_AFTER: ErrorCase.LOG_LINE_UNKNOWN,
 }
 
 
@@ -170,6 +170,14 @@ ENTRIES: dict[str, Entry] = {
     "getTask": Entry(Need.LOOK, {"cluster_uuid": Kind.CLUSTER, "uuid": Kind.TASK}),
     "cancelTask": Entry(
         Need.ACT, {"cluster_uuid": Kind.CLUSTER, "uuid": Kind.TASK}, {}, ErrorCase.TASK_NOT_CANCELLABLE
+    ),
+    "listLog": Entry(
+        Need.LOOK,
+        {
+            "cluster_uuid": Kind.CLUSTER, "tenant": Kind.TENANT_FILTER, "compute_uuid": Kind.VM_FILTER,
+            "key_id": Kind.KEY_FILTER, "snapshot": Kind.SNAPSHOT_FILTER, "operation_uuid": Kind.TASK_FILTER,
+            "after": Kind.LINE_AFTER,
+        },
     ),
     "getTenantUsage": Entry(Need.LOOK, {"tenant": Kind.TENANT_LABEL}),
     "setTenant": Entry(Need.ADMINISTER, {"tenant": Kind.TENANT_NAME}, {"max_snapshots": 100}),

@@ -25,6 +25,7 @@ from support.offline import domain_xml, file_disk, image, lot, offline
 from support.service import SNAPSHOT, Service, Vm
 
 TASK = f"{SNAPSHOT}/task"
+LOG = f"{SNAPSHOT}/log/list"
 PNG = b"\x89PNG\r\n\x1a\n of nobody"
 # pages begin at the beginning, and another's machine is not A's, where nobody says otherwise
 _LEFT_OUT = (Kind.TASK_AFTER, Kind.KEY_AFTER, Kind.LINE_AFTER, Kind.TENANT)
@@ -48,6 +49,7 @@ class Belongings:
 
     vm: Vm
     task: str
+    line: str
     pictured: str
     only: str
 
@@ -118,7 +120,8 @@ def _furnish(service: Service, vm: Vm, tenant: str) -> Belongings:
         checksum = f"blake3:{blake3(PNG).hexdigest()}"
         database.execute("UPDATE snapshots SET screenshot_checksum = ? WHERE uuid = ?", (checksum, pictured["uuid"]))
     (task,) = service.get(f"{TASK}/list", compute_uuid=vm.uuid, limit="1")["list"]
-    return Belongings(vm, task["uuid"], pictured["uuid"], only)
+    (line,) = service.get(LOG, compute_uuid=vm.uuid, limit="1")["list"]
+    return Belongings(vm, task["uuid"], line["id"], pictured["uuid"], only)
 
 
 def _inputs(ground: Ground, call: Call) -> set[str]:
@@ -159,6 +162,8 @@ def _value(ground: Ground, kind: Kind, variant: Variant) -> str:
             found = mine.vm.uuid
         case Kind.SCREENSHOT:
             found = mine.pictured
+        case Kind.LINE_AFTER:
+            found = mine.line
         case _:
             found = mine.task
     return "not-a-uuid" if malformed else NOWHERE if unknown else found
@@ -185,13 +190,17 @@ def _check_shows_nothing_of_b(ground: Ground, call: Call, response: httpx.Respon
     """Neither names nor numbers of what is B's, beyond what was asked with."""
     if call.id == "getScreenshot":
         return
-    asked = json.dumps(told)
-    secrets = [ground.b.vm.uuid, ground.b.vm.name, ground.b.task, ground.b.pictured]
-    if call.id not in ("listTasks", "getTask", "listLog"):
+    asked, shown = json.dumps(told), response.text
+    assert ground.b.vm.name not in shown, (call.id, told, shown)
+    if call.id == "listLog" and response.json()["scode"] == 0:
+        # what A's keys were refused is in A's lines as they named it
+        shown = json.dumps([line for line in response.json()["data"]["list"] if line["scode"] == 0])
+    secrets = [ground.b.vm.uuid, ground.b.task, ground.b.line, ground.b.pictured]
+    if call.id not in ("listTasks", "getTask"):
         # there stands what A itself has asked for on its own machine
         secrets.append(ground.b.only)
     for secret in secrets:
-        assert secret in asked or secret not in response.text, (call.id, told, response.text)
+        assert secret in asked or secret not in shown, (call.id, told, response.text)
 
 
 def _put_back(ground: Ground, call: Call) -> None:

@@ -26,11 +26,14 @@ from stillframe.http.app import create_app
 from stillframe.operations.doctor import Report
 from stillframe.operations.keys import KeyPage, NewKey
 from stillframe.operations.links import LinkSigner
+from stillframe.operations.log import LogPage
 from stillframe.operations.quotas import TenantUse
+from stillframe.operations.refusals import RefusedCall
 from stillframe.operations.requests import Caller, Cluster, SnapshotPage, VmPage
 from stillframe.operations.tasks import Task, TaskPage, TaskState
 from stillframe.operations.use_cases import UseCases
 from stillframe.ports.keys import KeyRow
+from stillframe.ports.log import LogLine
 from stillframe.settings import Settings
 
 CLUSTER = "650ea11b-b7fb-4269-8232-aa53865aab3b"
@@ -41,6 +44,7 @@ VOLUME = "3e8b046d-99a2-4a28-ba73-01c8af4d85e0"
 DISK_SNAPSHOT = "25a949de-eaad-4f99-9bf8-b794578d8cfe"
 MEMORY = "7f1f3bb8-6a24-4f3d-8d34-2d6c51d6a0f1"
 OPERATION = "0c1a5d2e-4f6b-4a8c-9e0d-1b3f5a7c9e2b"
+LINE = "5e3d1c9a-7b2f-4c60-9d8e-2f4a6b8c0d1e"
 PNG = b"\x89PNG\r\n\x1a\n picture"
 ADMIN_KEY = "the administrator's"
 ADMIN = Principal("a0a0a0a0a0a0", Role.ADMINISTRATOR)
@@ -104,13 +108,15 @@ def a_row() -> ComputeInfo:
 class StubUseCases(UseCases):
     """Remembers what it was asked in ``asked``; ``outcomes`` by name of the call: a value, an exception or a function.
 
-    Who looked is not among what a look was asked, but in ``viewers``. ``principals``: key -> who brings it.
+    Who looked is not among what a look was asked, but in ``viewers``. ``principals``: key -> who brings it. ``noted``: the
+    refusals that the door noted.
     """
 
     def __init__(self) -> None:
         self.cluster = Cluster(CLUSTER, "stillframe")
         self.asked: list[tuple[Any, ...]] = []
         self.viewers: list[Principal] = []
+        self.noted: list[RefusedCall] = []
         self.principals = {ADMIN_KEY: ADMIN}
         self.outcomes: dict[str, Any] = {
             "list_snapshots": SnapshotPage((a_snapshot(),), 1),
@@ -133,6 +139,7 @@ class StubUseCases(UseCases):
             "guest_console": "/run/console.log",
             "doctor": Report((), (), 1, deep=False),
             "repair": Report((), (), 1, deep=False),
+            "list_log": LogPage((a_line(),), ""),
             "list_tasks": TaskPage((a_task(),), ""),
             "get_task": a_task(),
             "cancel_task": a_task(state=TaskState.CANCELLING, cancellable=False),
@@ -146,6 +153,9 @@ class StubUseCases(UseCases):
     def _outcome(self, name: str, args: tuple[Any, ...]) -> Any:
         if name == "authenticate":
             return self._authenticate(*args)
+        if name == "note_refusal":
+            self.noted.append(args[0])
+            return None
         if args and isinstance(args[-1], Principal):
             self.viewers.append(args[-1])
             args = args[:-1]
@@ -166,6 +176,27 @@ class StubUseCases(UseCases):
 
 def a_key(**changes: Any) -> KeyRow:
     return replace(KeyRow("0123456789ab", Role.OPERATOR, TENANT, "测试", "00", "00", 1631166673, ""), **changes)
+
+
+def a_line(**changes: Any) -> LogLine:
+    """A create that went well."""
+    fields: dict[str, Any] = {
+        "uuid": LINE,
+        "at": 1631166673,
+        "who": "0123456789ab",
+        "address": "192.0.2.7",
+        "tenant": TENANT,
+        "call": "create",
+        "vm_uuid": VM,
+        "vm_name": "测试",
+        "mark": "GCD",
+        "snapshot": "origin",
+        "scode": 0,
+        "desc": "",
+        "duration_ms": 812,
+        "operation_uuid": OPERATION,
+    }
+    return LogLine(**{**fields, **changes})
 
 
 def a_task(**changes: Any) -> Task:
@@ -209,6 +240,7 @@ class DoorClient:
         self.stub = StubUseCases()
         self.settings = Settings(**settings)
         self.app: FastAPI = create_app(self.stub, self.settings)
+        self.client_host = "192.0.2.7"
         self._schemas = answer_schemas()
 
     def request(self, method: str, url: str, *, key: str = ADMIN_KEY, **arguments: Any) -> httpx.Response:
@@ -216,7 +248,7 @@ class DoorClient:
         more = arguments.pop("headers", None)
 
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app, client=("192.0.2.7", 1234))
+            transport = httpx.ASGITransport(app=self.app, client=(self.client_host, 1234))
             async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
                 headers = httpx.Headers({"ApiKey": key} if key else {}).raw + httpx.Headers(more).raw
                 return await client.request(method, url, headers=headers, **arguments)

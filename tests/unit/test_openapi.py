@@ -17,6 +17,7 @@ CALLS = {
     "shutdownVm", "shutoffVm", "getVersion", "assignVm", "createGuest", "deleteGuest", "getGuestConsole",
     "getDoctor", "repairByDoctor",
     "listTasks", "getTask", "cancelTask",
+    "listLog",
     "createKey", "listKeys", "revokeKey", "rotateKey", "rotateLinks",
     "setTenant", "getTenantUsage",
 }  # fmt: skip

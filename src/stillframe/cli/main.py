@@ -20,6 +20,7 @@ import typer
 from stillframe.cli.client import EXIT_FAILED, EXIT_NO_SERVICE, CliError, call
 from stillframe.cli.doctor import lines_of
 from stillframe.cli.keys import key, link
+from stillframe.cli.log import show_log
 from stillframe.cli.plain import State, printable, service_at, settings_with, table, uuid_of
 from stillframe.cli.tasks import task
 from stillframe.cli.tenants import tenant
@@ -43,6 +44,7 @@ app.add_typer(guest, name="guest")
 app.add_typer(task, name="task")
 app.add_typer(key, name="key")
 app.add_typer(link, name="link")
+app.command("log")(show_log)
 app.add_typer(tenant, name="tenant")
 
 

@@ -104,6 +104,12 @@ class ErrorCase(Enum):
     )
     TASK_UNKNOWN = Case(22005, 404, "no such task; see the task list", "没有这个任务；请查看任务列表")
     KEY_UNKNOWN = Case(22006, 404, "no such key; see the key list", "没有这个密钥；请查看密钥列表")
+    LOG_LINE_UNKNOWN = Case(
+        22007,
+        404,
+        "no such line of the operation log, or not any more; begin again with its first page",
+        "操作日志中没有这一行，或已被清除；请从第一页重新查询",
+    )
     NAME_TAKEN = Case(
         23001,
         409,

@@ -27,7 +27,7 @@ _THREADS = 8
 # what needs no key: the document that clients are made from
 _OPEN_PATHS = frozenset({"/openapi.json"})
 # with these a tenant is told that something does not exist for it, whether there is none or it is another's
-_HIDING = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN})
+_HIDING = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN, ErrorCase.LOG_LINE_UNKNOWN})
 _LEVEL_S = 0.05
 
 # for the OpenAPI document alone: the gate has proved the key long before
@@ -36,6 +36,7 @@ API_KEY = APIKeyHeader(
 )
 
 _NEEDS: dict[Callable[..., Any], Need | None] = {}
+_CALLS: dict[Callable[..., Any], str] = {}
 
 
 class Gate:
@@ -68,11 +69,15 @@ class Gate:
             self._throttle.check(principal.key_id)
 
 
-def needs(need: Need) -> Callable[[E], E]:
-    """Declares what a call needs; one that declares nothing cannot be routed."""
+def needs(need: Need, call: str = "") -> Callable[[E], E]:
+    """Declares what a call needs; one that declares nothing cannot be routed.
+
+    ``call``: its name in the operation log, which every call that changes something has.
+    """
 
     def declare(endpoint: E) -> E:
         _NEEDS[endpoint] = need
+        _CALLS[endpoint] = call
         return endpoint
 
     return declare
@@ -93,6 +98,17 @@ def need_of(endpoint: Callable[..., Any]) -> Need | None:
     if endpoint not in _NEEDS:
         raise LookupError(f"{endpoint.__name__} does not declare what it needs (http/access.py)")
     return _NEEDS[endpoint]
+
+
+def logged_call_of(endpoint: Callable[..., Any]) -> str:
+    """Its name in the operation log.
+
+    Raises:
+        LookupError: it has none.
+    """
+    if not _CALLS.get(endpoint):
+        raise LookupError(f"{endpoint.__name__} does not declare its name in the operation log (http/access.py)")
+    return _CALLS[endpoint]
 
 
 def check_allowed(scope: Scope, need: Need | None) -> None:

@@ -14,10 +14,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http import compute, keys, own, snapshots, tasks, tenants
+from stillframe.http import compute, keys, log, own, snapshots, tasks, tenants
 from stillframe.http.access import Gate, level
 from stillframe.http.door import Door
 from stillframe.http.envelope import described_call
+from stillframe.http.ledger import Ledger, logged_calls
 from stillframe.http.parsing import refusal_of
 from stillframe.http.throttle import Throttle
 from stillframe.http.transport import Transport, respond_to
@@ -51,13 +52,17 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.door = Door(use_cases, settings)
-    for calls in (snapshots, tasks, compute, own, keys, tenants):
-        app.include_router(calls.router)
+    routers = [calls.router for calls in (snapshots, tasks, log, compute, own, keys, tenants)]
+    for router in routers:
+        app.include_router(router)
     app.add_route("/openapi.json", _document(app), include_in_schema=False)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
     app.add_middleware(
-        Transport, settings=settings, gate=Gate(use_cases.authenticate, Throttle(settings.requests_per_s))
+        Transport,
+        settings=settings,
+        gate=Gate(use_cases.authenticate, Throttle(settings.requests_per_s)),
+        ledger=Ledger(use_cases.note_refusal, logged_calls(routers)),
     )
     return app
 

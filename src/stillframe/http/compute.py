@@ -35,7 +35,7 @@ async def inspect(params: Annotated[VmParams, Query()], door: DoorOf, viewer: Vi
 
 
 @router.post("/v1/compute/start", operation_id="startVm", responses=acts())
-@needs(Need.ACT)
+@needs(Need.ACT, "start")
 async def start(body: ComputeIdentifier, door: DoorOf, caller: CallerOf) -> Response:
     """Start a virtual machine that is shut off."""
     await door.act(door.use_cases.start, body.ref, body.marked(caller))
@@ -43,7 +43,7 @@ async def start(body: ComputeIdentifier, door: DoorOf, caller: CallerOf) -> Resp
 
 
 @router.post("/v1/compute/shutdown", operation_id="shutdownVm", responses=acts())
-@needs(Need.ACT)
+@needs(Need.ACT, "shutdown")
 async def shutdown(body: ComputeIdentifier, door: DoorOf, caller: CallerOf) -> Response:
     """Ask the guest to shut down; returns when the request is sent."""
     await door.act(door.use_cases.shutdown, body.ref, body.marked(caller))
@@ -51,7 +51,7 @@ async def shutdown(body: ComputeIdentifier, door: DoorOf, caller: CallerOf) -> R
 
 
 @router.post("/v1/compute/shutoff", operation_id="shutoffVm", responses=acts())
-@needs(Need.ACT)
+@needs(Need.ACT, "shutoff")
 async def shutoff(body: ComputeIdentifier, door: DoorOf, caller: CallerOf) -> Response:
     """Cut the power; returns when the virtual machine is off."""
     await door.act(door.use_cases.shutoff, body.ref, body.marked(caller))

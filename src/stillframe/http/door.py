@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from stillframe.domain.access import Principal
 from stillframe.http.access import PRINCIPAL
 from stillframe.http.envelope import EmptyData, EnvelopeResponse, Failure, Success
+from stillframe.http.ledger import ENTRY, Entry, address_of
 from stillframe.http.links import Links
 from stillframe.http.transport import OPERATIONS, OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
@@ -77,7 +78,8 @@ async def _door(request: Request) -> Door:
 async def _caller(request: Request) -> Caller:
     hears: list[str] = request.scope[OPERATIONS]
     principal: Principal = request.scope[PRINCIPAL]
-    return Caller(principal, address=request.client.host if request.client else "", hears=hears.append)
+    entry: Entry = request.scope[ENTRY]
+    return Caller(principal, address=address_of(request.scope), hears=hears.append, noted=entry.noted)
 
 
 DoorOf = Annotated[Door, Depends(_door)]

@@ -114,7 +114,7 @@ def _new(key: NewKey) -> NewKeyData:
 
 
 @router.post(f"{KEY}/create", operation_id="createKey", responses=acts(NewKeyData, links=_OF_A_NEW_ONE))
-@needs(Need.ADMINISTER)
+@needs(Need.ADMINISTER, "key create")
 async def create_key(body: KeyCreateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Make a key; it works from the very next request on."""
     return answer(_new(await door.act(door.use_cases.create_key, body.spec, caller)))
@@ -129,7 +129,7 @@ async def list_keys(params: Annotated[KeyListParams, Query()], door: DoorOf) -> 
 
 
 @router.post(f"{KEY}/revoke", operation_id="revokeKey", responses=acts())
-@needs(Need.ADMINISTER)
+@needs(Need.ADMINISTER, "key revoke")
 async def revoke_key(body: KeyRevokeBody, door: DoorOf, caller: CallerOf) -> Response:
     """Stop a key; the very next request with it is refused."""
     await door.act(door.use_cases.revoke_key, body.key_id, caller)
@@ -137,14 +137,14 @@ async def revoke_key(body: KeyRevokeBody, door: DoorOf, caller: CallerOf) -> Res
 
 
 @router.post(f"{KEY}/rotate", operation_id="rotateKey", responses=acts(NewKeyData))
-@needs(Need.ADMINISTER)
+@needs(Need.ADMINISTER, "key rotate")
 async def rotate_key(body: KeyRotateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Make a key that takes an old one's place; the old one stops at once, or after `grace_s`."""
     return answer(_new(await door.act(door.use_cases.rotate_key, body.key_id, body.grace_s or 0, caller)))
 
 
 @router.post("/v1/stillframe/link/rotate", operation_id="rotateLinks", responses=acts())
-@needs(Need.ADMINISTER)
+@needs(Need.ADMINISTER, "links rotate")
 async def rotate_links(body: LinkRotateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Draw the secret of all signed links anew: every link that was given out stops."""
     del body

@@ -31,7 +31,7 @@ async def get_version(door: DoorOf) -> Response:
 
 
 @router.post("/vm/assign", operation_id="assignVm", responses=acts())
-@needs(Need.ADMINISTER)
+@needs(Need.ADMINISTER, "assign")
 async def assign(body: AssignBody, door: DoorOf, caller: CallerOf) -> Response:
     """Give a virtual machine to a tenant and a namespace."""
     await door.act(
@@ -41,14 +41,14 @@ async def assign(body: AssignBody, door: DoorOf, caller: CallerOf) -> Response:
 
 
 @router.post("/guest/create", operation_id="createGuest", responses=acts(GuestData))
-@needs(Need.ADMINISTER)
+@needs(Need.ADMINISTER, "guest create")
 async def create_guest(body: GuestBody, door: DoorOf, caller: CallerOf) -> Response:
     """Define and start a witness guest, the small guest of demo and tests."""
     return answer(GuestData(uuid=await door.act(door.use_cases.create_guest, body.spec, caller)))
 
 
 @router.post("/guest/delete", operation_id="deleteGuest", responses=acts())
-@needs(Need.ADMINISTER)
+@needs(Need.ADMINISTER, "guest delete")
 async def delete_guest(body: GuestDeleteBody, door: DoorOf, caller: CallerOf) -> Response:
     """Remove a witness guest with its disks and snapshots."""
     await door.act(door.use_cases.delete_guest, body.name, caller)
@@ -70,7 +70,7 @@ async def doctor(params: Annotated[DoctorParams, Query()], door: DoorOf) -> Resp
 
 
 @router.post("/doctor/repair", operation_id="repairByDoctor", responses=acts(DoctorData))
-@needs(Need.ADMINISTER)
+@needs(Need.ADMINISTER, "doctor repair")
 async def repair(body: RepairBody, door: DoorOf, caller: CallerOf) -> Response:
     """Repair what has exactly one right answer; `findings` is what is left after it."""
     return answer(doctor_data(await door.act(door.use_cases.repair, bool(body.deep), caller)))

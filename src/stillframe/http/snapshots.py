@@ -87,7 +87,7 @@ async def get_head(params: Annotated[VmParams, Query()], door: DoorOf, viewer: V
 
 
 @router.post(f"{SNAPSHOT}/create", operation_id="createSnapshot", responses=acts(links=_OF_A_NEW_ONE))
-@needs(Need.ACT)
+@needs(Need.ACT, "create")
 async def create(body: CreateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Take a snapshot of all disks and, if asked, of the running memory, which goes on being saved behind the call."""
     await door.act(
@@ -102,7 +102,7 @@ async def create(body: CreateBody, door: DoorOf, caller: CallerOf) -> Response:
 
 
 @router.post(f"{SNAPSHOT}/modify", operation_id="modifySnapshot", responses=acts())
-@needs(Need.ACT)
+@needs(Need.ACT, "modify")
 async def modify(body: ModifyBody, door: DoorOf, caller: CallerOf) -> Response:
     """Change a snapshot's description."""
     await door.act(door.use_cases.modify, body.ref, body.name, body.description or "", body.marked(caller))
@@ -110,7 +110,7 @@ async def modify(body: ModifyBody, door: DoorOf, caller: CallerOf) -> Response:
 
 
 @router.post(f"{SNAPSHOT}/rollback", operation_id="rollbackSnapshot", responses=acts(GetVsdSnapshotResponse))
-@needs(Need.ACT)
+@needs(Need.ACT, "rollback")
 async def rollback(body: RollbackBody, door: DoorOf, caller: CallerOf) -> Response:
     """Bring disks and configuration back to a snapshot and, if asked, resume the guest from its memory."""
     snapshot = await door.act(
@@ -121,7 +121,7 @@ async def rollback(body: RollbackBody, door: DoorOf, caller: CallerOf) -> Respon
 
 
 @router.post("/v1/compute/volume/snapshot/rollback", operation_id="rollbackVolumes", responses=acts(BatchData))
-@needs(Need.ACT)
+@needs(Need.ACT, "rollback_volume")
 async def rollback_volumes(body: VolumeRollbackBody, door: DoorOf, caller: CallerOf) -> Response:
     """Bring single disks of a shut-off virtual machine back; each entry has its own result."""
     entries = [entry.ref for entry in body.disk_snapshot_list]
@@ -133,7 +133,7 @@ async def rollback_volumes(body: VolumeRollbackBody, door: DoorOf, caller: Calle
 
 
 @router.post(f"{SNAPSHOT}/delete", operation_id="deleteSnapshot", responses=acts())
-@needs(Need.ACT)
+@needs(Need.ACT, "delete")
 async def delete(body: DeleteBody, door: DoorOf, caller: CallerOf) -> Response:
     """Delete a snapshot that has at most one child; no other state of the virtual machine changes."""
     await door.act(door.use_cases.delete, body.ref, body.name, body.marked(caller))

@@ -131,7 +131,7 @@ async def get_task(params: Annotated[TaskParams, Query()], door: DoorOf, viewer:
 
 
 @router.post(f"{TASK}/cancel", operation_id="cancelTask", responses=acts(TaskData))
-@needs(Need.ACT)
+@needs(Need.ACT, "cancel")
 async def cancel_task(body: TaskCancelBody, door: DoorOf, caller: CallerOf) -> Response:
     """Let an operation be undone that has not passed its point of no return; answers at once with the task.
 

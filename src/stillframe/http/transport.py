@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.http.access import BEGUN, Gate
 from stillframe.http.envelope import EnvelopeResponse, crash_of, described_call, failure_of, log_outcome
+from stillframe.http.ledger import ENTRY, Entry, Ledger
 from stillframe.http.links import SCREENSHOT_PATH
 from stillframe.http.parsing import refuse_unsound
 from stillframe.settings import Settings
@@ -39,6 +40,8 @@ class _ClientGoneError(Exception):
 def respond(settings: Settings, scope: Scope, error: StillframeError) -> EnvelopeResponse:
     """The answer to an error outcome, logged under the request's id."""
     log_outcome(scope[REQUEST_ID], described_call(scope["method"], scope["path"]), error)
+    entry: Entry = scope[ENTRY]
+    entry.error = error
     response = EnvelopeResponse(failure_of(error), status_code=status_of(settings, error.case, scope["path"]))
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -62,12 +65,14 @@ class Transport:
 
     Promises: every response carries ``X-Request-Id``, and ``X-Operation-Id`` where operations were begun; the key is proved,
     and then the body read, up to ``max_body_bytes`` and for ``request_timeout_s``, before the application sees the request,
-    so that no worker waits for a client; HEAD answers as GET without the body; an exception becomes an envelope.
+    so that no worker waits for a client; HEAD answers as GET without the body; an exception becomes an envelope; a refused
+    attempt is in the operation log.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate, ledger: Ledger) -> None:
         self._app = app
         self._gate = gate
+        self._ledger = ledger
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +80,8 @@ class Transport:
             await self._app(scope, receive, send)
             return
         scope = {**scope, REQUEST_ID: uuid4().hex, OPERATIONS: [], BEGUN: time.monotonic()}
-        outlet = _Outlet(send, scope)
+        scope[ENTRY] = self._ledger.open(scope)
+        outlet = _Outlet(send, scope, self._ledger)
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
         try:
@@ -93,6 +99,7 @@ class Transport:
             crash = crash_of(scope[REQUEST_ID], call, error)
             if outlet.started:
                 raise  # half an answer cannot be taken back; the server cuts the connection
+            scope[ENTRY].error = Failed(ErrorCase.INTERNAL, type(error).__name__)
             status = status_of(self._settings, ErrorCase.INTERNAL, scope["path"])
             response = EnvelopeResponse(crash, status_code=status)
             await response(scope, receive, outlet)
@@ -103,6 +110,7 @@ class Transport:
             refuse_unsound(scope, self._settings.max_header_bytes)
             await self._gate.admit(scope)
             body = await incoming.read(self._settings.max_body_bytes, self._settings.request_timeout_s)
+            scope[ENTRY].body = body
         except StillframeError as refusal:
             # the rest of the body is thrown away, so that a client that is still sending gets to read the answer
             if refusal.case not in ENDS_CONNECTION:
@@ -116,10 +124,15 @@ class Transport:
 
 
 class _Outlet:
-    """``send`` with the ids in the headers, and without the body when the client asked by HEAD."""
+    """``send`` with the ids in the headers, and without the body when the client asked by HEAD.
 
-    def __init__(self, send: Send, scope: Scope) -> None:
+    Before the first byte the operation log has what it is to have about the call.
+    """
+
+    def __init__(self, send: Send, scope: Scope, ledger: Ledger) -> None:
         self._send = send
+        self._scope = scope
+        self._ledger = ledger
         self._request_id: str = scope[REQUEST_ID]
         self._operations: list[str] = scope[OPERATIONS]
         self._is_head = scope["method"] == "HEAD"
@@ -127,6 +140,7 @@ class _Outlet:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            await self._ledger.close(self._scope)
             self.started = True
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._request_id

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from stillframe.domain.errors import ErrorCase, StillframeError
+from stillframe.domain.access import Principal
+from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.operations.requests import Caller
 from stillframe.operations.world import World
-from stillframe.ports.metadata import LogLine
+from stillframe.ports.log import LogFilter, LogLine
 
 log = logging.getLogger(__name__)
-_DESC_MAX_CHARS = 1000
+DESC_MAX_CHARS = 1000
+TEXT_MAX_CHARS = 256
+# what could begin a new line, or turn the direction of reading, wherever a line is printed
+_MOVES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass
 class Attempt:
-    """One mutating call; what becomes known on the way is filled in."""
+    """One mutating call; what becomes known on the way is filled in.
+
+    ``tenant`` is the caller's own until the call is known to concern another's. ``about``: what else there is to say
+    of a call that went well.
+    """
 
     caller: Caller
     call: str
@@ -28,6 +38,10 @@ class Attempt:
     tenant: str = ""
     snapshot: str = ""
     operation_uuid: str = ""
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        self.tenant = self.tenant or self.caller.principal.tenant
 
     def began(self, operation_uuid: str) -> None:
         """The call is this operation; it is in the journal."""
@@ -36,8 +50,8 @@ class Attempt:
 
 
 @contextmanager
-def logged(world: World, attempt: Attempt) -> Iterator[Attempt]:
-    """Write the line when the call ends, well or badly."""
+def logged(world: World, attempt: Attempt, *, only_refused: bool = False) -> Iterator[Attempt]:
+    """Write the line when the call ends, well or badly; ``only_refused``: what goes well has lines of its own."""
     begun = time.monotonic()
     scode, desc = 0, ""
     try:
@@ -49,11 +63,13 @@ def logged(world: World, attempt: Attempt) -> Iterator[Attempt]:
         scode, desc = ErrorCase.INTERNAL.code, type(error).__name__
         raise
     finally:
-        _append(world, attempt, scode, desc, int((time.monotonic() - begun) * 1000))
+        if scode or not only_refused:
+            _append(world, attempt, scode, desc or attempt.about, int((time.monotonic() - begun) * 1000))
 
 
 def _append(world: World, attempt: Attempt, scode: int, desc: str, duration_ms: int) -> None:
     line = LogLine(
+        uuid=world.new_uuid(),
         at=int(world.now_s()),
         who=attempt.caller.who,
         address=attempt.caller.address,
@@ -64,13 +80,102 @@ def _append(world: World, attempt: Attempt, scode: int, desc: str, duration_ms: 
         mark=attempt.caller.mark,
         snapshot=attempt.snapshot,
         scode=scode,
-        desc=desc[:_DESC_MAX_CHARS],
+        desc=desc,
         duration_ms=duration_ms,
         operation_uuid=attempt.operation_uuid,
     )
+    attempt.caller.noted()
+    write_line(world, line)
+
+
+def write_line(world: World, line: LogLine) -> None:
+    """Durable when this returns, or in the service's log, when the database does not take it."""
+    plain = _plain(line)
     try:
         with world.metadata.write() as tx:
-            tx.log.append(line)
+            tx.log.append(plain)
     except StillframeError:
         # the call's own outcome stands; the line goes to the service's log instead
-        log.exception("the operation log could not be written: %s", line)
+        log.exception("the operation log could not be written: %s", plain)
+
+
+def _plain(line: LogLine) -> LogLine:
+    """Every text that a client or a guest's owner chose is short, and stays one line wherever it is printed.
+
+    The tenant is left as it is: lines are compared by it.
+    """
+    return replace(
+        line,
+        address=one_line(line.address),
+        vm_name=one_line(line.vm_name),
+        snapshot=one_line(line.snapshot),
+        desc=one_line(line.desc, DESC_MAX_CHARS),
+    )
+
+
+def one_line(text: str, max_chars: int = TEXT_MAX_CHARS) -> str:
+    """As the log has it: in NFC, cut, and with "?" for what moves the cursor."""
+    composed = unicodedata.normalize("NFC", text[:max_chars])[:max_chars]
+    return "".join("?" if unicodedata.category(char) in _MOVES or char in _TURNS else char for char in composed)
+
+
+@dataclass(frozen=True)
+class LogQuery:
+    """Filters of the log; None and "" do not narrow. ``since`` and ``until``: Unix seconds, inclusive.
+
+    ``after``: the uuid of the last line of the page before.
+    """
+
+    cluster_uuid: str = ""
+    compute_uuid: str = ""
+    tenant: str = ""
+    key_id: str = ""
+    call: str = ""
+    snapshot: str = ""
+    operation_uuid: str = ""
+    scode: int | None = None
+    failed: bool = False
+    since: int | None = None
+    until: int | None = None
+    after: str = ""
+    limit: int = 100
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """``next`` is what ``after`` has to be for the following page; "" at the end."""
+
+    lines: tuple[LogLine, ...]
+    next: str
+
+
+def list_log(world: World, query: LogQuery, viewer: Principal) -> LogPage:
+    """Newest first, those of the viewer's tenant; an administrator's are all.
+
+    Raises:
+        Refused: LOG_LINE_UNKNOWN, for an ``after`` that names no line, or one that does not exist for the viewer.
+    """
+    if query.tenant and not viewer.sees(query.tenant):
+        return LogPage((), "")
+    wanted = LogFilter(
+        tenant=viewer.bound if viewer.bound is not None else query.tenant or None,
+        vm_uuid=query.compute_uuid,
+        who=query.key_id,
+        call=query.call,
+        snapshot=one_line(query.snapshot),
+        operation_uuid=query.operation_uuid,
+        scode=query.scode,
+        failed=query.failed,
+        since=query.since,
+        until=query.until,
+        after=query.after,
+        limit=query.limit + 1,  # one more tells whether there is a next page
+    )
+    with world.metadata.read() as tx:
+        if query.after:
+            last = tx.log.get(query.after)
+            if last is None or not viewer.sees(last.tenant):
+                raise Refused(ErrorCase.LOG_LINE_UNKNOWN, f"line {query.after}")
+        rows = tx.log.page(wanted)
+    shown = rows[: query.limit]
+    return LogPage(tuple(shown), shown[-1].uuid if len(rows) > len(shown) else "")

@@ -32,17 +32,23 @@ def nobody_hears(_operation_uuid: str) -> None:
     """Nobody wants to know which operations a call began."""
 
 
+def nobody_notes() -> None:
+    """Nobody wants to know whether the operation log has a line about a call."""
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks and from where. ``mark``: GCD | GDT | "" (the request's ``vm_type``), for the operation log.
 
-    ``hears`` is told the uuid of every operation that the call begins, as soon as it is in the journal.
+    ``hears`` is told the uuid of every operation that the call begins, as soon as it is in the journal. ``noted`` is
+    told when the operation log gets a line about the call.
     """
 
     principal: Principal
     address: str
     mark: str = ""
     hears: Callable[[str], None] = field(default=nobody_hears, repr=False, compare=False)
+    noted: Callable[[], None] = field(default=nobody_notes, repr=False, compare=False)
 
     @property
     def who(self) -> str:

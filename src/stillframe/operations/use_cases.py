@@ -24,10 +24,11 @@ from stillframe.operations.doctor import Doctor, Report
 from stillframe.operations.keys import KeyPage, KeySpec, NewKey
 from stillframe.operations.links import LinkSigner
 from stillframe.operations.listing import list_vms
-from stillframe.operations.log import Attempt, logged
+from stillframe.operations.log import Attempt, LogPage, LogQuery, list_log, logged
 from stillframe.operations.mending import Mender
 from stillframe.operations.quotas import TenantUse
 from stillframe.operations.recovery import Recovery
+from stillframe.operations.refusals import Refusals, RefusedCall
 from stillframe.operations.repair import Repairs
 from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, SnapshotPage, VmPage, VmQuery, VmRef
 from stillframe.operations.runner import About, Claim, Runner, ended_row
@@ -48,6 +49,7 @@ class UseCases:
         self.recovery = Recovery(self._runner)
         self.mender = Mender(self._runner, self.recovery)
         self._doctor = Doctor(world, cluster)
+        self.refusals = Refusals(world)
         self._repairs = Repairs(self._runner, self.recovery, self._doctor, cluster)
 
     @property
@@ -178,8 +180,9 @@ class UseCases:
         Raises:
             Refused: for what concerns them all: the VM unknown, or not shut off.
         """
-        vm = self._vm(ref, caller.principal)
-        rollback_volumes.check_shut_off(vm)
+        with self._attempt(caller, rollback_volumes.KIND, ref, "", only_refused=True) as attempt:
+            vm = self._vm(ref, caller.principal, attempt)
+            rollback_volumes.check_shut_off(vm)
         results: list[DiskRef | StillframeError] = []
         named: set[str] = set()
         for entry in entries:
@@ -191,7 +194,7 @@ class UseCases:
 
     def _rollback_volume(self, ref: VmRef, entry: DiskRef, repeated: bool, caller: Caller) -> DiskRef | StillframeError:
         try:
-            with self._attempt(caller, "rollback_volume", ref, entry.SnapshotUuid) as attempt:
+            with self._attempt(caller, rollback_volumes.KIND, ref, entry.SnapshotUuid) as attempt:
                 vm = self._vm(ref, caller.principal, attempt)
                 if repeated:
                     raise Refused(ErrorCase.VOLUME_REPEATED, f"volume {entry.VolumeUuid} of {vm.described}")
@@ -299,20 +302,23 @@ class UseCases:
         return keys.authenticate(self.world, text)
 
     def create_key(self, spec: KeySpec, caller: Caller) -> NewKey:
-        with logged(self.world, Attempt(caller, "key create", tenant=spec.tenant)):
-            return keys.create_key(self.world, spec, caller.who)
+        with logged(self.world, Attempt(caller, "key create", tenant=spec.tenant)) as attempt:
+            new = keys.create_key(self.world, spec, caller.who)
+            attempt.about = f"key {new.row.key_id}, {new.row.role.value}"
+            return new
 
     def list_keys(self, tenant: str, after: str, limit: int) -> KeyPage:
         return keys.list_keys(self.world, tenant, after, limit)
 
     def revoke_key(self, key_id: str, caller: Caller) -> None:
-        with logged(self.world, Attempt(caller, f"key revoke {key_id}")) as attempt:
+        with logged(self.world, Attempt(caller, "key revoke", about=f"key {key_id}")) as attempt:
             attempt.tenant = keys.revoke_key(self.world, key_id).tenant
 
     def rotate_key(self, key_id: str, grace_s: int, caller: Caller) -> NewKey:
-        with logged(self.world, Attempt(caller, f"key rotate {key_id}")) as attempt:
+        with logged(self.world, Attempt(caller, "key rotate", about=f"key {key_id}")) as attempt:
             new = keys.rotate_key(self.world, key_id, grace_s, caller.who)
             attempt.tenant = new.row.tenant
+            attempt.about = f"key {new.row.key_id} for key {key_id}"
             return new
 
     def rotate_links(self, caller: Caller) -> None:
@@ -334,6 +340,16 @@ class UseCases:
     def measure(self) -> None:
         """Rows that do not say what their files occupy get to know it."""
         quotas.measure_unmeasured(self.world)
+
+    # --- the operation log ---------------------------------------------------------------------------------------
+
+    def list_log(self, query: LogQuery, viewer: Principal) -> LogPage:
+        self._check_cluster(query.cluster_uuid)
+        return list_log(self.world, query, viewer)
+
+    def note_refusal(self, refused: RefusedCall) -> None:
+        """A call that was refused at the door has its line, or is counted in one."""
+        self.refusals.note(refused)
 
     # --- tasks: the operations, as those who wait for them see them ---------------------------------------------
 
@@ -398,11 +414,11 @@ class UseCases:
             return rollback.check_known(tx.snapshots.by_name(vm.uuid, _nfc(name)), vm, name)
 
     @contextmanager
-    def _attempt(self, caller: Caller, call: str, ref: VmRef, snapshot: str) -> Iterator[Attempt]:
-        # until the VM is known to be the caller's, the line is the caller's own business
-        tenant = caller.principal.tenant
-        attempt = Attempt(caller, call, vm_uuid=ref.compute_uuid, tenant=tenant, snapshot=snapshot)
-        with logged(self.world, attempt):
+    def _attempt(
+        self, caller: Caller, call: str, ref: VmRef, snapshot: str, *, only_refused: bool = False
+    ) -> Iterator[Attempt]:
+        attempt = Attempt(caller, call, vm_uuid=ref.compute_uuid, snapshot=snapshot)
+        with logged(self.world, attempt, only_refused=only_refused):
             yield attempt
 
     @contextmanager

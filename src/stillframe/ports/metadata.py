@@ -17,6 +17,7 @@ from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import MemoryState, Snapshot
 from stillframe.domain.tree import Node
 from stillframe.ports.keys import KeyRows
+from stillframe.ports.log import LogRows
 from stillframe.ports.quotas import QuotaRows
 
 
@@ -93,25 +94,6 @@ class OperationFilter:
     until: int | None = None
     after: str = ""
     limit: int = 100
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """One line of the operation log. ``mark``: GCD | GDT | "" ; ``key`` names who asked, never a secret."""
-
-    at: int
-    who: str
-    address: str
-    tenant: str
-    call: str
-    vm_uuid: str
-    vm_name: str
-    mark: str
-    snapshot: str
-    scode: int
-    desc: str
-    duration_ms: int
-    operation_uuid: str
 
 
 class SnapshotRows(Protocol):
@@ -240,16 +222,6 @@ class JournalRows(Protocol):
         ...
 
 
-class LogRows(Protocol):
-    """The operation log: append-only."""
-
-    def append(self, line: LogLine) -> None: ...
-
-    def page(self, offset: int, limit: int) -> list[LogLine]:
-        """Newest first."""
-        ...
-
-
 class FactRows(Protocol):
     """Single facts about the service itself, by name."""
 
@@ -314,8 +286,6 @@ __all__: Sequence[str] = (
     "FactRows",
     "JournalRows",
     "LayerRows",
-    "LogLine",
-    "LogRows",
     "Metadata",
     "OperationFilter",
     "OperationRow",

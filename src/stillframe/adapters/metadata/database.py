@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stillframe.ports.keys import KeyRows
-    from stillframe.ports.metadata import FactRows, JournalRows, LayerRows, LogRows, SnapshotRows
+    from stillframe.ports.log import LogRows
+    from stillframe.ports.metadata import FactRows, JournalRows, LayerRows, SnapshotRows
     from stillframe.ports.quotas import QuotaRows
 
 _CLUSTER_UUID = "cluster_uuid"

@@ -284,7 +284,14 @@ operation_log = sa.Table(
     _text("desc"),
     _number("duration_ms"),
     _text("operation_uuid"),
+    _added_text("uuid"),
+    sa.Index(None, "uuid", unique=True),
     sa.Index(None, "at", "id"),
+    # each in the order in which pages show them
+    *(
+        sa.Index(None, column, "at", "id")
+        for column in ("call", "scode", "tenant", "who", "snapshot", "vm_uuid", "operation_uuid")
+    ),
 )
 
 
