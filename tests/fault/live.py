@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 from fault.model import Model
 from fault.truth import OPEN, strike_of
 from stillframe.domain.errors import ErrorCase
-from support.lab import make_vm, settle
+from support.lab import make_vm, open_service, settle
 from support.ledger import check_census, checksums, rows
-from support.private_libvirtd import PrivateLibvirtd
 from support.service import SNAPSHOT, Vm, eventually
 from support.struck import Striker, StruckService
 
@@ -136,16 +135,8 @@ class LiveBench:
 @contextmanager
 def open_live_bench() -> Iterator[LiveBench]:
     """A service that can be struck and one guest that ticks."""
-    striker = Striker()
-    try:
-        with PrivateLibvirtd() as daemon:
-            service = StruckService(striker, daemon.uri)
-            try:
-                vm = make_vm(daemon, service.start(), "live", size="64M")
-                vm.start()
-                vm.await_ticks(10)
-                yield LiveBench(service, vm)
-            finally:
-                service.destroy()
-    finally:
-        striker.close()
+    with closing(Striker()) as striker, open_service(striker) as (daemon, service):
+        vm = make_vm(daemon, service.start(), "live", size="64M")
+        vm.start()
+        vm.await_ticks(10)
+        yield LiveBench(service, vm)

@@ -9,7 +9,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from fault.model import BLOCK_BYTES, BLOCKS, DISK_BYTES, Model, raw
 from stillframe.domain.errors import ErrorCase
 from stillframe.operations.recovery import OPERATIONS
-from support.lab import make_vm, settle
+from support.lab import make_vm, open_service, settle
 from support.ledger import check_census, layer_paths, rows
 from support.private_libvirtd import PrivateLibvirtd
 from support.qcow2_reader import Reader
@@ -323,13 +323,5 @@ def _converted(path: str) -> bytes:
 @contextmanager
 def open_bench() -> Iterator[Bench]:
     """A private libvirtd and a service on it that can be struck; both end with it."""
-    striker = Striker()
-    try:
-        with PrivateLibvirtd() as daemon:
-            service = StruckService(striker, daemon.uri)
-            try:
-                yield Bench(daemon, service.start())
-            finally:
-                service.destroy()
-    finally:
-        striker.close()
+    with closing(Striker()) as striker, open_service(striker) as (daemon, service):
+        yield Bench(daemon, service.start())
