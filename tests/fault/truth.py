@@ -179,18 +179,7 @@ class Bench:
 
     def differences(self, model: Model) -> list[str]:
         """Where the service differs: tree, list, head, and every byte of every snapshot and of the head."""
-        found: list[str] = []
-        tree = self.vm.tree()
-        children = {name: below["Children"] for name, below in tree["Children"].items()}
-        listed = {row["name"]: row["description"] for row in self.vm.list()["list"]}
-        for what, seen, wanted in (
-            ("Parents", tree["Parents"], model.parents()),
-            ("Children", children, model.tree()),
-            ("list", listed, {name: snap.description for name, snap in model.snapshots.items()}),
-            ("head", (self.vm.head() or {"name": ""})["name"], model.head),
-        ):
-            if seen != wanted:
-                found.append(f"{what} is {seen}, not {wanted}")
+        found = tree_differences(self.vm, model)
         layers = {name: {disk: path for disk, (path, _) in of.items()} for name, of in layer_paths(self.vm).items()}
         layers["head"] = self._head_paths()
         for name, disks in (*((n, snap.disks) for n, snap in model.snapshots.items()), ("head", model.disks)):
@@ -307,6 +296,20 @@ class Bench:
             self.broken = True
             error.add_note("\n".join(["every step of this run:", *self.history]))
             raise
+
+
+def tree_differences(vm: Vm, model: Model) -> list[str]:
+    """Where the service differs in tree, list and head; contents are not looked at."""
+    tree = vm.tree()
+    children = {name: below["Children"] for name, below in tree["Children"].items()}
+    listed = {row["name"]: row["description"] for row in vm.list()["list"]}
+    compared = (
+        ("Parents", tree["Parents"], model.parents()),
+        ("Children", children, model.tree()),
+        ("list", listed, {name: snap.description for name, snap in model.snapshots.items()}),
+        ("head", (vm.head() or {"name": ""})["name"], model.head),
+    )
+    return [f"{what} is {seen}, not {wanted}" for what, seen, wanted in compared if seen != wanted]
 
 
 def _one_disk(name: str, target: str) -> Act:
