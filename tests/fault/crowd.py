@@ -37,9 +37,10 @@ class Crowd:
     random: random.Random
     seed: int
     answers: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    pressed_s: float = 0.0
 
     def __str__(self) -> str:
-        told = [f"crowd: {sum(self.answers.values())} requests, STILLFRAME_SEED={self.seed}"]
+        told = [f"crowd: {sum(self.answers.values())} requests in {self.pressed_s:.0f} s, STILLFRAME_SEED={self.seed}"]
         for kind in (Off, Live):
             calls = {call: [0, 0, 0] for call in kind.weights}
             for (on, call, scode), count in self.answers.items():
@@ -68,7 +69,9 @@ class Crowd:
         """
         with self._noted():
             self.begin()
+            begun = time.monotonic()
             asyncio.run(self._press(seconds, in_flight, until_all=until_all))
+            self.pressed_s += time.monotonic() - begun
 
     def begin(self) -> None:
         """From here on requests are followed, until ``compare``."""
@@ -174,14 +177,14 @@ class Crowd:
                 vm.replay()
                 vm.compare()
             report = self.service.get("/v1/stillframe/doctor", deep=deep)
-            assert (report["findings"], report["busy"], report["vms"]) == ([], [], len(self.vms))
+            assert (report["findings"], report["busy"], report["vms"]) == ([], [], len(self.vms)), report
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            error.add_note(f"{self}\nseed: STILLFRAME_SEED={self.seed}")
+            error.add_note(str(self))
             raise
 
 

@@ -139,7 +139,7 @@ class Pressed(ABC):
     def replay(self) -> None:
         """The model does what the journal says was done, in its order: exactly what callers were told."""
         done = rows(self.vm.service, _DONE, self.vm.uuid, str(self._last))
-        assert {operation for operation, _kind in done} == set(self._accepted)
+        assert {operation for operation, _kind in done} == set(self._accepted), (done, self._accepted)
         before: Asked | None = None  # what held the slot last
         for operation, kind in done:
             asked = self._accepted[operation]
@@ -156,8 +156,8 @@ class Pressed(ABC):
         if asked.about in self.model.snapshots:
             self.follow(asked)
         else:
-            assert before is not None
-            assert (before.call, before.about) == ("delete", asked.about)
+            assert before is not None, asked
+            assert (before.call, before.about) == ("delete", asked.about), (before, asked)
 
     def after(self, asked: Asked) -> Model | ErrorCase:
         """What the model says to a call that changes something."""
@@ -178,11 +178,11 @@ class Pressed(ABC):
     def _check_cancelled(self) -> None:
         """What was cancelled has never been done (see ``replay``), but undone, and whoever waited for it knows."""
         marked = rows(self.vm.service, _CANCELLED, self.vm.uuid, str(self._last))
-        assert {operation for operation, _kind, _state in marked} == self.cancelled
+        assert {operation for operation, _kind, _state in marked} == self.cancelled, (marked, self.cancelled)
         # in planning it may have been refused for another reason first
-        assert {state for _operation, _kind, state in marked} <= {"undone", "refused"}
+        assert {state for _operation, _kind, state in marked} <= {"undone", "refused"}, marked
         waited_for = {op for op, kind, state in marked if state == "undone" and kind != "save_memory"}
-        assert waited_for == self.undone
+        assert waited_for == self.undone, (marked, self.undone)
 
     def follow(self, asked: Asked) -> None:
         """It was accepted: the model does it, too."""
@@ -196,6 +196,7 @@ class Pressed(ABC):
 
     def look(self) -> None:
         """As ``compare``, by calls that only look; also while something is under way that changes nothing of it."""
-        assert tree_differences(self.vm, self.model) == []
+        differing = tree_differences(self.vm, self.model)
+        assert not differing, (self.vm.name, differing)
         for name in self.model.snapshots:
             self.vm.get(name)

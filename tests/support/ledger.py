@@ -75,7 +75,8 @@ class Sights:
         """Each that is there is what it was; those of which nothing was seen yet are seen now. Nothing is under way."""
         now = checksums(self._vm)
         known = {name: seen for name, seen in self._seen.items() if name in now}
-        assert {name: now[name] for name in known} == known
+        changed = [name for name, seen in known.items() if now[name] != seen]
+        assert not changed, f"{self._vm.name}: not what they were: {changed}"
         self.held += len(known)
         self._seen = now
 
