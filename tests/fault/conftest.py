@@ -1,4 +1,4 @@
-"""One private libvirtd for the folder, and a service on it for each module."""
+"""What the tests of this folder stand on: a process that forks services, a private libvirtd, a service for each module."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.ground import Ground
+from support.lab import Lab, open_lab
 from support.private_libvirtd import PrivateLibvirtd
 from support.struck import Striker, StruckService
 
@@ -24,6 +25,18 @@ def striker() -> Iterator[Striker]:
 def daemon() -> Iterator[PrivateLibvirtd]:
     with PrivateLibvirtd() as private:
         yield private
+
+
+@pytest.fixture(scope="module")
+def lab_settings() -> dict[str, str]:
+    """How the lab's service is set; a module that wants it otherwise has a fixture of this name."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def lab(striker: Striker, lab_settings: dict[str, str]) -> Iterator[Lab]:
+    with open_lab(striker, **lab_settings) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -1,251 +1,209 @@
-"""Many clients at once on a few VMs, and the replay of what was accepted on the model."""
+"""Many clients at once on a few VMs, some of which run, and the replay of what was accepted on the model."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from fault.model import BLOCKS, Model
-from fault.truth import TARGETS, VOLUMES, Bench
+from fault.crowd_vms import Live, Off
+from fault.pressed import READS, Asked, Pressed
+from fault.truth import Bench
 from stillframe.domain.errors import ErrorCase
-from support.lab import settle
-from support.ledger import check_census, rows
-from support.private_libvirtd import PrivateLibvirtd
+from support.lab import make_vm, open_service, settle
+from support.ledger import check_census
 from support.service import SNAPSHOT, AdminKey
 from support.struck import Striker, StruckService
 
-_ACCEPTED = (
-    "SELECT kind, snapshot FROM operations WHERE vm_uuid = ? AND state = 'done' AND plan <> '' AND id > ? ORDER BY id"
-)
-_MOST_SNAPSHOTS = 9  # of a VM: beyond it the crowd deletes more than it creates, so that chains stay below their limit
-_EXPECTED = {
-    ErrorCase.VM_BUSY.code,
-    ErrorCase.NAME_TAKEN.code,
-    ErrorCase.SNAPSHOT_UNKNOWN.code,
-    ErrorCase.SNAPSHOT_HAS_CHILDREN.code,
-    ErrorCase.VOLUME_UNKNOWN.code,
-}
-_WEIGHTS = {"create": 5, "delete": 4, "rollback": 4, "rollback_volume": 3, "modify": 3, "list": 2, "get": 2, "tree": 2}
-KEPT = "kept"  # a snapshot of every VM that nobody deletes
-_READS = ("list", "get", "tree")
-
-
-@dataclass(frozen=True)
-class Modified:
-    """A description that was accepted, and when its request was under way."""
-
-    name: str
-    description: str
-    begun: float
-    ended: float
+TASK = f"{SNAPSHOT}/task"
+_CANCELS_OF_SAVING = 3  # one in so many is carried out: a memory that is never whole is no good for a rollback
+_PATIENCE_S = 300  # how much longer a crowd may press until every call was accepted once
+_LAST_CLIENTS = 20  # so many do it
+_SIGHT_S = 0.1
 
 
 @dataclass
 class Crowd:
-    """``answers`` counts (call, scode)."""
+    """``answers`` counts (kind of VM, call, scode)."""
 
     service: StruckService
-    benches: list[Bench]
+    vms: list[Pressed]
     random: random.Random
     seed: int
-    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
-    _modified: dict[str, list[Modified]] = field(default_factory=dict)
-    _told: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
-    _disks: dict[str, tuple[str, str]] = field(default_factory=dict)  # uuid of a disk snapshot -> snapshot, target
-    _entries: defaultdict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
-    _names: dict[str, list[str]] = field(default_factory=dict)  # by VM: names that may exist
-    _last: dict[str, int] = field(default_factory=dict)  # by VM: the journal's last operation before the crowd came
-    _created: int = 0
+    answers: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    pressed_s: float = 0.0
 
     def __str__(self) -> str:
-        calls = {call: [0, 0, 0] for call in _WEIGHTS}
-        for (call, scode), count in self.answers.items():
-            calls[call][0 if scode == 0 else 1 if scode == ErrorCase.VM_BUSY.code else 2] += count
-        told = ", ".join(f"{call} {ok} ({busy} busy, {no} refused)" for call, (ok, busy, no) in calls.items())
-        return f"crowd: {sum(self.answers.values())} requests: {told}"
-
-    def accepted(self, call: str) -> int:
-        return self.answers[call, 0]
+        told = [f"crowd: {sum(self.answers.values())} requests in {self.pressed_s:.0f} s, STILLFRAME_SEED={self.seed}"]
+        for kind in (Off, Live):
+            calls = {call: [0, 0, 0] for call in kind.weights}
+            for (on, call, scode), count in self.answers.items():
+                if on == kind.kind:
+                    calls[call][0 if scode == 0 else 1 if scode == ErrorCase.VM_BUSY.code else 2] += count
+            words = ", ".join(f"{call} {ok} ({busy} busy, {no} refused)" for call, (ok, busy, no) in calls.items())
+            told.append(f"{kind.kind}: {words}")
+        sights = sum(vm.sights.held for vm in self.vms if isinstance(vm, Live))
+        return "\n  ".join([*told, f"snapshots of running VMs found as they were first seen: {sights}"])
 
     @property
     def busy(self) -> int:
-        return sum(count for (_call, scode), count in self.answers.items() if scode == ErrorCase.VM_BUSY.code)
+        return sum(count for (_on, _call, scode), count in self.answers.items() if scode == ErrorCase.VM_BUSY.code)
+
+    def missing(self, kind: type[Pressed]) -> list[str]:
+        """The calls that no VM of this kind has accepted yet."""
+        must = (call for call in kind.weights if call not in kind.by_chance)
+        return [call for call in must if not self.answers[kind.kind, call, 0]]
 
     # --- pressing -------------------------------------------------------------------------------------------------
 
-    def press(self, seconds: float, in_flight: int) -> None:
-        """New contents in every head; then as many clients as said make one request after the other for a while."""
-        self._last = {bench.vm.uuid: self._last_operation(bench) for bench in self.benches}
-        for bench in self.benches:
-            parts = [(t, self.random.randrange(BLOCKS), 20, self.random.randrange(1, 256)) for t in TARGETS]
-            bench.write(parts)
-            self._names[bench.vm.uuid] = list(bench.model.snapshots)
-            self._modified[bench.vm.uuid] = []
-            self._told[bench.vm.uuid] = Counter()
-        asyncio.run(self._press(seconds, in_flight))
+    def press(self, seconds: float, in_flight: int, *, until_all: bool = False) -> None:
+        """As many clients as said make one request after the other for a while.
 
-    def _last_operation(self, bench: Bench) -> int:
-        ((last,),) = rows(self.service, "SELECT COALESCE(MAX(id), 0) FROM operations WHERE vm_uuid = ?", bench.vm.uuid)
-        return int(last)
+        ``until_all``: and then a few of them, until no call is ``missing``, which they ask for more often.
+        """
+        with self._noted():
+            self.begin()
+            begun = time.monotonic()
+            asyncio.run(self._press(seconds, in_flight, until_all=until_all))
+            self.pressed_s += time.monotonic() - begun
 
-    async def _press(self, seconds: float, in_flight: int) -> None:
+    def begin(self) -> None:
+        """From here on requests are followed, until ``compare``."""
+        for vm in self.vms:
+            vm.begin()
+
+    async def _press(self, seconds: float, in_flight: int, *, until_all: bool) -> None:
+        until = time.monotonic() + seconds
+
+        def goes_on() -> bool:
+            late = time.monotonic() - until
+            return late < 0 or (until_all and late < _PATIENCE_S and any(self.missing(kind) for kind in (Off, Live)))
+
+        async def client(number: int) -> None:
+            while goes_on():
+                late = time.monotonic() >= until
+                if late and number >= _LAST_CLIENTS:
+                    return
+                vm = self.random.choice(self.vms)
+                await self.one_request(http, vm, vm.draw(self.missing(type(vm)) if late else ()))
+
+        async def watch() -> None:
+            while goes_on():
+                for vm in self.vms:
+                    if isinstance(vm, Live):
+                        await asyncio.to_thread(vm.sights.look)
+                await asyncio.sleep(_SIGHT_S)
+
+        async with self.client() as http:
+            await asyncio.gather(watch(), *(client(number) for number in range(in_flight)))
+
+    def client(self) -> httpx.AsyncClient:
         # an idle connection that the service closes at the moment of its next use would look like a crash
         auth = AdminKey(self.service.state)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        async with httpx.AsyncClient(base_url=self.service.url, timeout=300, limits=limits, auth=auth) as http:
-            until = time.monotonic() + seconds
-            await asyncio.gather(*(self._client(http, until) for _ in range(in_flight)))
+        auth = AdminKey(self.service.state)
+        return httpx.AsyncClient(base_url=self.service.url, timeout=300, limits=limits, auth=auth)
 
-    async def _client(self, http: httpx.AsyncClient, until: float) -> None:
-        while time.monotonic() < until:
-            bench = self.random.choice(self.benches)
-            (call,) = self.random.choices(list(_WEIGHTS), list(_WEIGHTS.values()))
-            if call in _READS:
-                await self._look(http, bench, call)
-            else:
-                await self._act(http, bench, call)
+    async def one_request(self, http: httpx.AsyncClient, vm: Pressed, call: str, name: str = "") -> bool:
+        """Make it, and follow what is answered: whether it was accepted. ``name``: about this snapshot."""
+        if call == "cancel":
+            return await self._cancel(http, vm)
+        if call in READS:
+            accepted, _answer = await self._look(http, vm, call)
+            return accepted
+        asked = vm.ask(call, name)
+        return asked is not None and await self._act(http, vm, asked)
 
-    async def _look(self, http: httpx.AsyncClient, bench: Bench, call: str) -> None:
-        params = {"cluster_uuid": "", "compute_uuid": bench.vm.uuid}
+    def _count(self, vm: Pressed, call: str, answer: Mapping[str, Any]) -> bool:
+        """Whether it was accepted; what is refused is refused for a reason that this crowd gives."""
+        scode = answer["scode"]
+        self.answers[vm.kind, call, scode] += 1
+        assert scode == 0 or scode in {case.code for case in vm.refusals.get(call, ())}, (vm.vm.name, call, answer)
+        return bool(scode == 0)
+
+    async def _look(self, http: httpx.AsyncClient, vm: Pressed, call: str) -> tuple[bool, dict[str, Any]]:
+        params = {"cluster_uuid": "", "compute_uuid": vm.vm.uuid}
         if call == "get":
-            params["name"] = self._some_name(bench)
-        answer = (await http.get(f"{SNAPSHOT}/{call}", params=params)).json()
-        self.answers[call, answer["scode"]] += 1
-        unknown = call == "get" and answer["scode"] == ErrorCase.SNAPSHOT_UNKNOWN.code
-        assert answer["scode"] == 0 or unknown, f"a reader is never refused: {answer}"
-        if call == "get" and not unknown:
-            snapshot = answer["data"]
-            for entry in snapshot["disk_snapshot_list"]:
-                self._disks[entry["SnapshotUuid"]] = (snapshot["name"], entry["DiskDrive"])
-                known = self._entries[bench.vm.uuid]
-                if entry not in known:
-                    known.append(entry)
+            params["name"] = vm.some_name()
+        if call == "tasks":  # those under way
+            params["state"] = "running"
+        path = f"{TASK}/list" if call == "tasks" else f"{SNAPSHOT}/{call}"
+        answer = (await http.get(path, params=params)).json()
+        accepted = self._count(vm, call, answer)
+        if accepted and call == "get":
+            vm.see(answer["data"])
+        return accepted, answer
 
-    async def _act(self, http: httpx.AsyncClient, bench: Bench, call: str) -> None:
-        """Every request is about one thing, so that one answer says what became of it."""
-        uuid = bench.vm.uuid
-        if call == "create" and len(self._names[uuid]) > _MOST_SNAPSHOTS:
-            call = "delete"
-        asked = self._ask(bench, call)
-        if asked is None:
-            return
-        path, body = asked
-        begun = time.monotonic()
-        answer = (await http.post(path, json={"cluster_uuid": "", "compute_uuid": uuid, **body})).json()
-        ended = time.monotonic()
+    async def _cancel(self, http: httpx.AsyncClient, vm: Pressed) -> bool:
+        """What is found under way, if it can be."""
+        _accepted, tasks = await self._look(http, vm, "tasks")
+        for task in tasks["data"]["list"]:
+            saves = task["kind"] == "save_memory"
+            if task["cancellable"] and not (saves and self.random.randrange(_CANCELS_OF_SAVING)):
+                answer = (await http.post(f"{TASK}/cancel", json={"uuid": task["uuid"]})).json()
+                accepted = self._count(vm, "cancel", answer)
+                if accepted:
+                    vm.cancelled.add(task["uuid"])
+                return accepted
+        return False
+
+    async def _act(self, http: httpx.AsyncClient, vm: Pressed, asked: Asked) -> bool:
+        body = {"cluster_uuid": "", "compute_uuid": vm.vm.uuid, **asked.body}
+        response = await http.post(asked.path, json=body)
+        answer = response.json()
         (result,) = answer["data"].get("results", [answer])
-        scode = result["scode"]
-        self.answers[call, scode] += 1
-        assert scode == 0 or scode in _EXPECTED, result
-        if scode:
-            return
-        if call == "modify":
-            self._modified[uuid].append(Modified(body["name"], body["description"], begun, ended))
-            return
-        about = body["disk_snapshot_list"][0]["SnapshotUuid"] if call == "rollback_volume" else body["name"]
-        self._told[uuid][call, about] += 1
-        if call == "create":
-            self._names[uuid].append(about)
-        elif call == "delete":
-            self._names[uuid].remove(about)
-
-    def _ask(self, bench: Bench, call: str) -> tuple[str, dict[str, Any]] | None:
-        """Path and body of a request; None when there is nothing yet to ask for."""
-        name = self._some_name(bench)
-        match call:
-            case "create":
-                return f"{SNAPSHOT}/create", {"name": self._new_name()}
-            case "modify":
-                return f"{SNAPSHOT}/modify", {"name": name, "description": f"{self.random.randrange(1 << 30)}"}
-            case "rollback_volume":
-                there = self._names[bench.vm.uuid]
-                entries = [e for e in self._entries[bench.vm.uuid] if self._disks[e["SnapshotUuid"]][0] in there]
-                return (VOLUMES, {"disk_snapshot_list": [self.random.choice(entries)]}) if entries else None
-            case "delete" if name == KEPT:
-                return None
-        return f"{SNAPSHOT}/{call}", {"name": name}
-
-    def _some_name(self, bench: Bench) -> str:
-        return self.random.choice([*self._names[bench.vm.uuid], "no such"])
-
-    def _new_name(self) -> str:
-        """Now and then one that is taken for good. No other is ever used again, so that it names one snapshot."""
-        if self.random.randrange(8) == 0:
-            return KEPT
-        self._created += 1
-        return f"s{self._created}"
+        accepted = self._count(vm, asked.call, result)
+        if accepted:
+            vm.accept(asked, response.headers["X-Operation-Id"])
+        elif result["scode"] == ErrorCase.CANCELLED.code:
+            vm.undone.add(response.headers["X-Operation-Id"])
+        return accepted
 
     # --- comparing ------------------------------------------------------------------------------------------------
 
-    def compare(self) -> None:
-        """Nothing is open; what was accepted is what callers were told; and it makes what there is, byte for byte."""
-        try:
+    def compare(self, *, deep: bool = False) -> None:
+        """Nothing is open; what was accepted is what callers were told; and it makes what there is, byte for byte.
+
+        ``deep``: doctor reads all files, too.
+        """
+        with self._noted():
             settle(self.service)
             check_census(self.service)
-            for bench in self.benches:
-                self._replay(bench)
-                bench.compare_by_qemu()
+            for vm in self.vms:
+                vm.replay()
+                vm.compare()
+            report = self.service.get("/v1/stillframe/doctor", deep=deep)
+            assert (report["findings"], report["busy"], report["vms"]) == ([], [], len(self.vms)), report
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:
-            error.add_note(f"seed: STILLFRAME_SEED={self.seed}\n{self}")
+            error.add_note(str(self))
             raise
-
-    def _replay(self, bench: Bench) -> None:
-        done = rows(self.service, _ACCEPTED, bench.vm.uuid, str(self._last[bench.vm.uuid]))
-        assert Counter((kind, about) for kind, about in done) == self._told[bench.vm.uuid]
-        for kind, about in done:
-            after = self._again(bench.model, kind, about)
-            assert isinstance(after, Model), f"{kind} {about} was accepted, but must be refused: {after}"
-            bench.model = after
-        listed = {row["name"]: row["description"] for row in bench.vm.list()["list"]}
-        for name in bench.model.snapshots:
-            changes = [modified for modified in self._modified[bench.vm.uuid] if modified.name == name]
-            # the last one: any that no other began after
-            last = {m.description for m in changes if not any(other.begun > m.ended for other in changes)}
-            if last:
-                assert listed[name] in last, (name, listed[name], changes)
-                changed = bench.model.modify(name, listed[name])
-                assert isinstance(changed, Model)
-                bench.model = changed
-
-    def _again(self, model: Model, kind: str, about: str) -> Model | ErrorCase:
-        match kind:
-            case "create":
-                return model.create(about)
-            case "rollback":
-                return model.rollback(about)
-            case "delete":
-                return model.delete(about)
-            case "rollback_volume":
-                name, target = self._disks[about]
-                return model.rollback_disks(name, [target])
-        raise AssertionError(f"nobody asked for {kind}")
 
 
 @contextmanager
-def open_crowd(vms: int, seed: int) -> Iterator[Crowd]:
-    """A service with shut-off VMs that have a few snapshots of different contents."""
-    striker = Striker()
-    try:
-        with PrivateLibvirtd() as daemon:
-            service = StruckService(striker, daemon.uri)
-            try:
-                service.start()
-                benches = [Bench(daemon, service, name=f"crowd-{number}") for number in range(vms)]
-                for bench in benches:
-                    bench.begin()
-                    for number in range(3):
-                        bench.write([(target, 16 * number, 24, 7 * number + 1) for target in TARGETS])
-                        bench.create(KEPT if number == 0 else f"first {number}")
-                yield Crowd(service, benches, random.Random(seed), seed)
-            finally:
-                service.destroy()
-    finally:
-        striker.close()
+def open_crowd(off: int, live: int, seed: int) -> Iterator[Crowd]:
+    """A service with so many VMs of either kind, each with a few snapshots."""
+    chosen = random.Random(seed)
+    with closing(Striker()) as striker, open_service(striker) as (daemon, service):
+        service.start()
+        guests = [make_vm(daemon, service, f"live-{number}", size="16M") for number in range(live)]
+        for guest in guests:
+            guest.start()
+        running = [Live(daemon, guest, chosen) for guest in guests]
+        still = [Off(Bench(daemon, service, name=f"off-{number}"), chosen) for number in range(off)]
+        for vm in running:
+            vm.begin_tree()
+        crowd = Crowd(service, [*still, *running], chosen, seed)
+        settle(service)
+        yield crowd

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from fault.model import Model
-from fault.truth import OPEN, strike_of
+from fault.truth import OPEN, strike_of, tree_differences
 from stillframe.domain.errors import ErrorCase
-from support.lab import make_vm, settle
+from support.lab import make_vm, open_service, settle
 from support.ledger import check_census, checksums, rows
-from support.private_libvirtd import PrivateLibvirtd
 from support.service import SNAPSHOT, Vm, eventually
 from support.struck import Striker, StruckService
 
@@ -125,10 +124,7 @@ class LiveBench:
         assert self.vm.state() == "running"
         self.vm.await_ticks(3)
         assert self.vm.witness().torn() == []
-        tree = self.vm.tree()
-        assert tree["Parents"] == self.model.parents()
-        assert {name: below["Children"] for name, below in tree["Children"].items()} == self.model.tree()
-        assert sorted(self.vm.names()) == sorted(self.model.snapshots)
+        assert tree_differences(self.vm, self.model) == []
         assert checksums(self.vm) == {name: fixed.disks for name, fixed in self.fixed.items()}
         check_census(self.service)
 
@@ -136,16 +132,8 @@ class LiveBench:
 @contextmanager
 def open_live_bench() -> Iterator[LiveBench]:
     """A service that can be struck and one guest that ticks."""
-    striker = Striker()
-    try:
-        with PrivateLibvirtd() as daemon:
-            service = StruckService(striker, daemon.uri)
-            try:
-                vm = make_vm(daemon, service.start(), "live", size="64M")
-                vm.start()
-                vm.await_ticks(10)
-                yield LiveBench(service, vm)
-            finally:
-                service.destroy()
-    finally:
-        striker.close()
+    with closing(Striker()) as striker, open_service(striker) as (daemon, service):
+        vm = make_vm(daemon, service.start(), "live", size="64M")
+        vm.start()
+        vm.await_ticks(10)
+        yield LiveBench(service, vm)

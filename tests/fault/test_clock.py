@@ -9,24 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.lab import Lab, open_lab, settle
+from support.lab import Lab, settle
 from support.ledger import check_census, rows
 from support.refusal import must_refuse_post
 from support.service import SNAPSHOT, Vm
-from support.struck import At, Striker
+from support.struck import At
 
 pytestmark = pytest.mark.guest
 _DAY_S = 24 * 3600
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    striker = Striker()
-    try:
-        with open_lab(striker) as opened:
-            yield opened
-    finally:
-        striker.close()
 
 
 @pytest.fixture(autouse=True)

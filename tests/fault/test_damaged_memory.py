@@ -5,30 +5,19 @@ What is found before anything happens (missing, truncated, changed) is in ``test
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.lab import Lab, open_lab, settle
+from support.lab import Lab, settle
 from support.ledger import check_census, head_checksums, rows
 from support.refusal import must_refuse_post
 from support.service import SNAPSHOT
-from support.struck import At, Striker
+from support.struck import At
 
 pytestmark = pytest.mark.guest
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    striker = Striker()
-    try:
-        with open_lab(striker) as opened:
-            yield opened
-    finally:
-        striker.close()
 
 
 def test_a_bit_that_flips_after_all_checks(lab: Lab) -> None:

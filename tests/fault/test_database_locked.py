@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.lab import Lab, open_lab, settle
+from support.lab import Lab, settle
 from support.ledger import check_census, head_checksums
 from support.offline import write
 from support.refusal import must_refuse_post
 from support.service import SNAPSHOT, Vm, eventually
-from support.struck import At, Striker
+from support.struck import At
 
 pytestmark = pytest.mark.guest
 _LOCKER = """
@@ -31,13 +31,8 @@ database.execute("ROLLBACK")
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    striker = Striker()
-    try:
-        with open_lab(striker, database_timeout_s="0.5") as opened:
-            yield opened
-    finally:
-        striker.close()
+def lab_settings() -> dict[str, str]:
+    return {"database_timeout_s": "0.5"}
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+def place(striker: Striker) -> Iterator[Place]:
     with ExitStack() as stack:
         disks = stack.enter_context(small_file_system(96 * _MIB))
         memory = stack.enter_context(small_file_system(400 * _MIB))
@@ -62,8 +62,6 @@ def place() -> Iterator[Place]:
             (database.directory / "stillframe.db").touch(mode=0o600)
             (service.state / "stillframe.db").symlink_to(database.directory / "stillframe.db")
 
-        striker = Striker()
-        stack.callback(striker.close)
         yield Place(stack.enter_context(open_lab(striker, prepare)), disks, memory, database)
 
 

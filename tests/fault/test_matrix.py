@@ -5,33 +5,17 @@ Which steps there are is the operations' own declaration: one that no scenario g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from fault.matrix import Cell, Course, Strike, cells, observe, run_cell
 from fault.scenarios import SCENARIOS, Scenario
 from stillframe.operations.recovery import OPERATIONS
-from support.lab import Lab, open_lab
-from support.struck import Striker
+from support.lab import Lab
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 # by operation: what is struck here of each of its steps
 _CHOSEN = (Strike.KILLED_AFTER, Strike.UNDO_FAILED)
-
-
-@pytest.fixture(scope="module")
-def striker() -> Iterator[Striker]:
-    striker = Striker()
-    yield striker
-    striker.close()
-
-
-@pytest.fixture(scope="module")
-def lab(striker: Striker) -> Iterator[Lab]:
-    with open_lab(striker) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from fault.model import BLOCK_BYTES, BLOCKS, DISK_BYTES, Model, raw
 from stillframe.domain.errors import ErrorCase
 from stillframe.operations.recovery import OPERATIONS
-from support.lab import make_vm, settle
+from support.lab import make_vm, open_service, settle
 from support.ledger import check_census, layer_paths, rows
 from support.private_libvirtd import PrivateLibvirtd
 from support.qcow2_reader import Reader
@@ -179,18 +179,7 @@ class Bench:
 
     def differences(self, model: Model) -> list[str]:
         """Where the service differs: tree, list, head, and every byte of every snapshot and of the head."""
-        found: list[str] = []
-        tree = self.vm.tree()
-        children = {name: below["Children"] for name, below in tree["Children"].items()}
-        listed = {row["name"]: row["description"] for row in self.vm.list()["list"]}
-        for what, seen, wanted in (
-            ("Parents", tree["Parents"], model.parents()),
-            ("Children", children, model.tree()),
-            ("list", listed, {name: snap.description for name, snap in model.snapshots.items()}),
-            ("head", (self.vm.head() or {"name": ""})["name"], model.head),
-        ):
-            if seen != wanted:
-                found.append(f"{what} is {seen}, not {wanted}")
+        found = tree_differences(self.vm, model)
         layers = {name: {disk: path for disk, (path, _) in of.items()} for name, of in layer_paths(self.vm).items()}
         layers["head"] = self._head_paths()
         for name, disks in (*((n, snap.disks) for n, snap in model.snapshots.items()), ("head", model.disks)):
@@ -309,6 +298,20 @@ class Bench:
             raise
 
 
+def tree_differences(vm: Vm, model: Model) -> list[str]:
+    """Where the service differs in tree, list and head; contents are not looked at."""
+    tree = vm.tree()
+    children = {name: below["Children"] for name, below in tree["Children"].items()}
+    listed = {row["name"]: row["description"] for row in vm.list()["list"]}
+    compared = (
+        ("Parents", tree["Parents"], model.parents()),
+        ("Children", children, model.tree()),
+        ("list", listed, {name: snap.description for name, snap in model.snapshots.items()}),
+        ("head", (vm.head() or {"name": ""})["name"], model.head),
+    )
+    return [f"{what} is {seen}, not {wanted}" for what, seen, wanted in compared if seen != wanted]
+
+
 def _one_disk(name: str, target: str) -> Act:
     return lambda model: model.rollback_disks(name, [target])
 
@@ -323,13 +326,5 @@ def _converted(path: str) -> bytes:
 @contextmanager
 def open_bench() -> Iterator[Bench]:
     """A private libvirtd and a service on it that can be struck; both end with it."""
-    striker = Striker()
-    try:
-        with PrivateLibvirtd() as daemon:
-            service = StruckService(striker, daemon.uri)
-            try:
-                yield Bench(daemon, service.start())
-            finally:
-                service.destroy()
-    finally:
-        striker.close()
+    with closing(Striker()) as striker, open_service(striker) as (daemon, service):
+        yield Bench(daemon, service.start())

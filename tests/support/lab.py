@@ -73,28 +73,35 @@ def settle(service: Service) -> None:
 
 
 @contextmanager
+def open_service(striker: Striker, **settings: str) -> Iterator[tuple[PrivateLibvirtd, StruckService]]:
+    """A private libvirtd and a service on it that does not run yet; both end with the block."""
+    with PrivateLibvirtd() as daemon:
+        service = StruckService(striker, daemon.uri, **settings)
+        try:
+            yield daemon, service
+        finally:
+            service.destroy()
+
+
+@contextmanager
 def open_lab(
     striker: Striker, prepare: Callable[[StruckService], None] = lambda _service: None, **settings: str
 ) -> Iterator[Lab]:
     """``prepare`` gets the service before its first start."""
-    with PrivateLibvirtd() as daemon:
-        service = StruckService(striker, daemon.uri, **settings)
-        try:
-            running = make_vm(daemon, service, "running", size="64M")
-            off = make_vm(daemon, service, "off", size="1M")
-            prepare(service)
-            service.start()
-            running.start()
-            running.await_ticks(10)
-            for vm in (running, off):
-                if vm is off:
-                    write(vm.disk_path(), 1, length="64k")
-                vm.create("base")
-                if vm is off:
-                    write(vm.disk_path(), 2, length="64k")
-                else:
-                    vm.await_ticks(5)
-                vm.create("goal", memory=vm is running)
-            yield Lab(daemon, service, running, off, {vm.uuid: checksums(vm) for vm in (running, off)})
-        finally:
-            service.destroy()
+    with open_service(striker, **settings) as (daemon, service):
+        running = make_vm(daemon, service, "running", size="64M")
+        off = make_vm(daemon, service, "off", size="1M")
+        prepare(service)
+        service.start()
+        running.start()
+        running.await_ticks(10)
+        for vm in (running, off):
+            if vm is off:
+                write(vm.disk_path(), 1, length="64k")
+            vm.create("base")
+            if vm is off:
+                write(vm.disk_path(), 2, length="64k")
+            else:
+                vm.await_ticks(5)
+            vm.create("goal", memory=vm is running)
+        yield Lab(daemon, service, running, off, {vm.uuid: checksums(vm) for vm in (running, off)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -39,6 +40,45 @@ def checksums(vm: Vm) -> dict[str, dict[str, str]]:
         }
         for name, of in layer_paths(vm).items()
     }
+
+
+class Sights:
+    """What a VM's snapshots were when they were first seen. No name is ever given twice."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        self._seen: dict[str, dict[str, str]] = {}
+        self.held = 0
+        """How many were found to be what they were."""
+
+    def look(self) -> None:
+        """See one more, if there is one; also while the VM's operations go on."""
+        query = (
+            "SELECT l.uuid, l.path, l.parent_uuid FROM layers l JOIN volumes v ON v.uuid = l.volume_uuid "
+            "WHERE v.vm_uuid = ?"
+        )
+        layers = rows(self._vm.service, query, self._vm.uuid)
+        paths = layer_paths(self._vm)
+        fresh = next((name for name in paths if name not in self._seen), None)
+        if fresh is None:
+            return
+        try:
+            seen = {target: checksum_image(*layer) for target, layer in paths[fresh].items()}
+        except subprocess.CalledProcessError:
+            if rows(self._vm.service, query, self._vm.uuid) == layers:
+                raise
+            return  # a file of its chain has gone meanwhile, merged into another
+        if fresh in layer_paths(self._vm):  # else it was deleted while it was read, and what was read means nothing
+            self._seen[fresh] = seen
+
+    def compare(self) -> None:
+        """Each that is there is what it was; those of which nothing was seen yet are seen now. Nothing is under way."""
+        now = checksums(self._vm)
+        known = {name: seen for name, seen in self._seen.items() if name in now}
+        changed = [name for name, seen in known.items() if now[name] != seen]
+        assert not changed, f"{self._vm.name}: not what they were: {changed}"
+        self.held += len(known)
+        self._seen = now
 
 
 def head_checksums(vm: Vm) -> dict[str, str]:
