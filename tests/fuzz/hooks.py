@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+from typing import Any
+
 import schemathesis
 
+# the machine that requests are about which name one in their bodies; of those that do in their queries the configuration tells
+VM = os.environ.get("FUZZED_VM", "")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ENVELOPE = ["scode", "desc", "message", "message_cn", "stack", "data"]
 
 
@@ -16,3 +23,12 @@ def is_an_envelope(ctx: schemathesis.CheckContext, response: schemathesis.Respon
     envelope = response.json()
     assert list(envelope) == _ENVELOPE, envelope
     assert (envelope["scode"] == 0) == (response.status_code == 200), envelope
+
+
+@schemathesis.hook
+def map_body(context: schemathesis.HookContext, body: Any) -> Any:
+    """A well-formed uuid becomes one that there is; what is malformed stays so."""
+    del context
+    if VM and isinstance(body, dict) and _UUID.fullmatch(str(body.get("compute_uuid", ""))):
+        return {**body, "compute_uuid": VM}
+    return body

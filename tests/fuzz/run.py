@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -65,7 +66,8 @@ def fuzz(
     command += ["--no-color", "--continue-on-failure", "--workers", "1", "--request-timeout", "60"]
     for operation_id in without:
         command += ["--exclude-operation-id", operation_id]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "FUZZED_VM": vm_uuid}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     return sum(map(int, _CASES.findall(done.stdout))), done.returncode == 0, done.stdout + done.stderr
 
 
@@ -87,7 +89,7 @@ def main() -> int:
             number += 1
             seed = secrets.randbelow(1 << 32)
             config = configure(service.state, key, vm_uuid)
-            cases, is_good, said = fuzz(service, config, seed, examples=told.examples, without=without)
+            cases, is_good, said = fuzz(service, config, vm_uuid, seed, examples=told.examples, without=without)
             total += cases
             print(
                 f"round {number}, seed {seed}: {cases} requests, {'nothing found' if is_good else 'FOUND'}", flush=True

@@ -10,9 +10,10 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
+from stillframe.domain.rules import DESCRIPTION_MAX_CHARS, NAME_MAX_CHARS
 from stillframe.domain.vm import Action, PowerState
 from stillframe.http.fields import (
     INTEGER_MAX,
@@ -31,6 +32,9 @@ from stillframe.http.fields import (
 )
 from stillframe.operations.requests import Caller, DiskRef, GuestSpec, VmQuery, VmRef
 
+# the rules for new names and descriptions (domain/rules.py), once more for the document
+NEW_NAME = r"^(?!head$)[^/\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
+_DESCRIPTION: dict[str, JsonValue] = {"maxLength": DESCRIPTION_MAX_CHARS, "pattern": r"^[^\u0000]*$"}
 GUEST_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,47}$"
 MEMORY_MIN_MIB, MEMORY_MAX_MIB = 64, 65536
 KERNEL_MIB = 48  # what the guest needs beside what it fills
@@ -155,15 +159,23 @@ class ComputeIdentifier(Body):
 class CreateBody(ComputeIdentifier):
     # the name as given: the rules for new names decide, and say which one it breaks
     name: Annotated[
-        str, Field(description='1 to 128 characters, no "/", no control characters, not "head"; unique within its VM.')
+        str,
+        Field(
+            description='1 to 128 characters, no "/", no control characters, not "head"; unique within its VM.',
+            json_schema_extra={"minLength": 1, "maxLength": NAME_MAX_CHARS, "pattern": NEW_NAME},
+        ),
     ]
-    description: Annotated[str | None, Field(description="At most 4096 characters.")] = None
+    description: Annotated[
+        str | None, Field(description="At most 4096 characters.", json_schema_extra=_DESCRIPTION)
+    ] = None
     domain_memory: Annotated[bool | None, Field(description="Whether the running memory is saved too.")] = None
 
 
 class ModifyBody(ComputeIdentifier):
     name: Annotated[ExistingName, Field(description="The snapshot's name.")]
-    description: Annotated[str | None, Field(description="The new description; absent: it is cleared.")] = None
+    description: Annotated[
+        str | None, Field(description="The new description; absent: it is cleared.", json_schema_extra=_DESCRIPTION)
+    ] = None
 
 
 class RollbackBody(ComputeIdentifier):
