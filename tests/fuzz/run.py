@@ -58,7 +58,7 @@ def configure(directory: Path, key: str, vm_uuid: str) -> Path:
 
 
 def fuzz(
-    service: Service, config: Path, seed: int, *, examples: int, without: tuple[str, ...]
+    service: Service, config: Path, vm_uuid: str, seed: int, *, examples: int, without: tuple[str, ...]
 ) -> tuple[int, bool, str]:
     """One round: how many requests, whether nothing was found, and what schemathesis said."""
     command = [str(Path(sys.prefix) / "bin" / "schemathesis"), "--config-file", str(config), "run"]
