@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         "beyond it the oldest that is incomplete, or lies there, is cut off.",
     )
     requests_per_s: float = Field(
-        100.0, ge=0, description="How often one key may ask, with a burst of twice as many; 0: as often as it likes."
+        100.0,
+        ge=0,
+        description="How often a tenant's key may ask, with a burst of twice as many; 0: as often as it likes.",
     )
     memory_tenants: str = Field(
         "*", description='Tenants with memory-snapshot space: "*" for all, or a comma-separated list of tenants.'

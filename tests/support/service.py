@@ -63,6 +63,8 @@ class Service:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = self.state / "service.log"
+        # a suite asks faster than a tenant's key may, unless it wants to be held back
+        settings = {"requests_per_s": "0", **settings}
         self._environment = {**os.environ, **{f"STILLFRAME_{k.upper()}": v for k, v in settings.items()}}
         self._process: subprocess.Popen[bytes] | None = None
         self.http = self.client()

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.http_door import CLUSTER, ENVELOPE, VM, DoorClient, identified, must_fail
+from support.http_door import ADMIN_KEY, CLUSTER, ENVELOPE, VM, DoorClient, identified, must_fail
 from support.http_server import RawConnection, serving
 
 HEADER_BYTES = 4096
 HEAD = f"/v1/compute/vsd/snapshot/head?cluster_uuid={CLUSTER}&compute_uuid={VM}"
-GET = f"GET {HEAD} HTTP/1.1\r\nHost: door\r\n".encode()
-POST = b"POST /v1/compute/vsd/snapshot/delete HTTP/1.1\r\nHost: door\r\nContent-Type: application/json\r\n"
+KEY = f"ApiKey: {ADMIN_KEY}\r\n".encode()
+KNOWN = b" HTTP/1.1\r\nHost: door\r\n" + KEY
+GET = f"GET {HEAD}".encode() + KNOWN
+POST = b"POST /v1/compute/vsd/snapshot/delete" + KNOWN + b"Content-Type: application/json\r\n"
 BODY = json.dumps(identified(name="a")).encode()
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -53,20 +55,22 @@ CORPUS: dict[str, tuple[bytes, list[ErrorCase | int]]] = {
     "lower case": (b"get / http/1.1\r\nhost: door\r\n\r\n", [BROKEN]),
     "no method": (b" / HTTP/1.1\r\nHost: door\r\n\r\n", [BROKEN]),
     "a strange method": (b"G{T / HTTP/1.1\r\nHost: door\r\n\r\n", [BROKEN]),
-    "an unknown method": (b"BREW / HTTP/1.1\r\nHost: door\r\n\r\n", [UNKNOWN]),
-    "a long method": (b"G" * 3000 + b" / HTTP/1.1\r\nHost: door\r\n\r\n", [UNKNOWN]),
+    "an unknown method": (b"BREW /" + KNOWN + b"\r\n", [UNKNOWN]),
+    "a long method": (b"G" * 3000 + b" /" + KNOWN + b"\r\n", [UNKNOWN]),
     "no target": (b"GET  HTTP/1.1\r\nHost: door\r\n\r\n", [BROKEN]),
     "a space in the target": (b"GET /a b HTTP/1.1\r\nHost: door\r\n\r\n", [BROKEN]),
     "a tab": (b"GET\t/\tHTTP/1.1\r\nHost: door\r\n\r\n", [BROKEN]),
     "chinese, not encoded": ("GET /快照 HTTP/1.1\r\nHost: door\r\n\r\n".encode(), [BROKEN]),
-    "a whole address": (f"GET http://door{HEAD} HTTP/1.1\r\nHost: door\r\n\r\n".encode(), [UNKNOWN]),
-    "an authority": (b"GET door:80 HTTP/1.1\r\nHost: door\r\n\r\n", [UNKNOWN]),
-    "a star": (b"OPTIONS * HTTP/1.1\r\nHost: door\r\n\r\n", [UNKNOWN]),
+    "a whole address": (f"GET http://door{HEAD}".encode() + KNOWN + b"\r\n", [UNKNOWN]),
+    "an authority": (b"GET door:80" + KNOWN + b"\r\n", [UNKNOWN]),
+    "a star": (b"OPTIONS *" + KNOWN + b"\r\n", [UNKNOWN]),
     "a tunnel": (b"CONNECT door:443 HTTP/1.1\r\nHost: door:443\r\n\r\n", [BROKEN]),
-    "dots": (b"GET /../../../etc/passwd HTTP/1.1\r\nHost: door\r\n\r\n", [UNKNOWN]),
-    "encoded zero": (b"GET /v1/%00 HTTP/1.1\r\nHost: door\r\n\r\n", [UNKNOWN]),
-    "encoded nonsense": (b"GET /v1/%ff%zz% HTTP/1.1\r\nHost: door\r\n\r\n", [UNKNOWN]),
+    "dots": (b"GET /../../../etc/passwd" + KNOWN + b"\r\n", [UNKNOWN]),
+    "encoded zero": (b"GET /v1/%00" + KNOWN + b"\r\n", [UNKNOWN]),
+    "encoded nonsense": (b"GET /v1/%ff%zz%" + KNOWN + b"\r\n", [UNKNOWN]),
     "no host": (b"GET / HTTP/1.1\r\n\r\n", [BROKEN]),
+    "no key": (GET.replace(KEY, b"") + b"\r\n", [ErrorCase.NOT_AUTHENTICATED]),
+    "two keys": (GET + KEY + b"\r\n", [ErrorCase.NOT_AUTHENTICATED]),
     "two hosts": (GET + b"Host: other\r\n\r\n", [BROKEN]),
     "zero in a header": (GET + b"X-A: b\0c\r\n\r\n", [BROKEN]),
     "carriage return in a header": (GET + b"X-A: b\rX-B: c\r\n\r\n", [BROKEN]),
@@ -110,7 +114,7 @@ CORPUS: dict[str, tuple[bytes, list[ErrorCase | int]]] = {
     "the last one, and more": (GET + b"Connection: close\r\n\r\n" + GET, [0]),
     "an upgrade": (GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n", [0]),
     "another upgrade": (GET + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n", [0]),
-    "http 1.0": (f"GET {HEAD} HTTP/1.0\r\n\r\n".encode(), [0]),
+    "http 1.0": (f"GET {HEAD} HTTP/1.0\r\n".encode() + KEY + b"\r\n", [0]),
 }  # fmt: skip
 
 

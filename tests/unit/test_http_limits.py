@@ -12,21 +12,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
+from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase
 from stillframe.http.crowd import Crowd
 from stillframe.http.door import LOOKING_THREADS
 from stillframe.http.parsing import JSON_MAX_DEPTH, QUERY_MAX_PARAMETERS
 from stillframe.http.server import RESERVED_DESCRIPTORS
-from support.http_door import CLUSTER, SNAPSHOT, VM, DoorClient, identified, must_fail
+from support.http_door import ADMIN_KEY, CLUSTER, SNAPSHOT, TENANT, VM, DoorClient, as_envelope, identified, must_fail
 from support.http_server import RawConnection, serving
 from support.service import eventually
 
 BASE = "/v1/compute/vsd/snapshot"
-GET = f"GET {BASE}/head?cluster_uuid={CLUSTER}&compute_uuid={VM} HTTP/1.1\r\nHost: door\r\n\r\n".encode()
-PICTURE = f"GET {BASE}/screenshot/{SNAPSHOT}.png HTTP/1.1\r\nHost: door\r\n\r\n".encode()
-POST = f"POST {BASE}/delete HTTP/1.1\r\nHost: door\r\nContent-Type: application/json\r\n".encode()
+KNOWN = f" HTTP/1.1\r\nHost: door\r\nApiKey: {ADMIN_KEY}\r\n".encode()
+GET = f"GET {BASE}/head?cluster_uuid={CLUSTER}&compute_uuid={VM}".encode() + KNOWN + b"\r\n"
+PICTURE = f"GET {BASE}/screenshot/{SNAPSHOT}.png".encode() + KNOWN + b"\r\n"
+POST = f"POST {BASE}/delete".encode() + KNOWN + b"Content-Type: application/json\r\n"
 BODY = json.dumps(identified(name="a")).encode()
 LARGE = bytes(8 << 20)  # more than any kernel buffers of one connection
 DRIBBLE_S = 0.05
@@ -318,3 +321,23 @@ def test_fewer_connections_where_the_machine_allows_no_more() -> None:
     assert (allowed, limit) == (5000, RESERVED_DESCRIPTORS + 5000)
     assert "at most 5000 connections, not 50000" in said
     assert connections(256, 512, 50_000)[:2] == (128, 512)
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_again() -> None:
+    door = DoorClient(requests_per_s=0.001)  # one request at a time
+    for key in ("greedy", "modest"):
+        door.stub.principals[key] = Principal(key, Role.READER, TENANT)
+    where = {"cluster_uuid": CLUSTER, "compute_uuid": VM}
+
+    def ask(key: str) -> httpx.Response:
+        return door.request("GET", f"{BASE}/head", key=key, params=where)
+
+    assert ask("greedy").json()["scode"] == 0
+    refusal = ask("greedy")
+    must_fail(as_envelope(refusal), ErrorCase.RATE_LIMITED)
+    assert refusal.status_code == 200
+    assert 500 < int(refusal.headers["retry-after"]) <= 1000
+    assert len(door.stub.asked) == 1
+    assert ask("modest").json()["scode"] == 0
+    for _ in range(5):
+        assert ask(ADMIN_KEY).json()["scode"] == 0
