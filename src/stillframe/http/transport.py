@@ -14,14 +14,12 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stillframe.domain.access import Principal
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
-from stillframe.http.access import BEGUN, PRINCIPAL, Gate
+from stillframe.http.access import BEGUN, Gate
 from stillframe.http.envelope import EnvelopeResponse, crash_of, described_call, failure_of, log_outcome
 from stillframe.http.ledger import ENTRY, Entry, Ledger
 from stillframe.http.links import SCREENSHOT_PATH
 from stillframe.http.parsing import refuse_unsound
-from stillframe.http.throttle import Throttle
 from stillframe.settings import Settings
 
 log = logging.getLogger("stillframe.http")
@@ -76,7 +74,6 @@ class Transport:
         self._gate = gate
         self._ledger = ledger
         self._settings = settings
-        self._throttle = Throttle(settings.requests_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -112,7 +109,6 @@ class Transport:
         try:
             refuse_unsound(scope, self._settings.max_header_bytes)
             await self._gate.admit(scope)
-            self._hold_back(scope)
             body = await incoming.read(self._settings.max_body_bytes, self._settings.request_timeout_s)
             scope[ENTRY].body = body
         except StillframeError as refusal:
@@ -125,16 +121,6 @@ class Transport:
             await response(scope, receive, send)
             return
         await self._app(scope, _Replay(body, receive), send)
-
-    def _hold_back(self, scope: Scope) -> None:
-        """An administrator's key is nobody's who has to be held back, and may be needed where somebody else's is.
-
-        Raises:
-            Refused: RATE_LIMITED.
-        """
-        principal: Principal | None = scope.get(PRINCIPAL)
-        if principal is not None and principal.bound is not None:
-            self._throttle.check(principal.key_id)
 
 
 class _Outlet:
