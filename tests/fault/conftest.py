@@ -11,8 +11,6 @@ from support.lab import Lab, open_lab
 from support.private_libvirtd import PrivateLibvirtd
 from support.struck import Striker, StruckService
 
-PATIENCE_S = 60
-
 
 @pytest.fixture(scope="session")
 def striker() -> Iterator[Striker]:
@@ -40,8 +38,14 @@ def lab(striker: Striker, lab_settings: dict[str, str]) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def ground(daemon: PrivateLibvirtd, striker: Striker) -> Iterator[Ground]:
-    service = StruckService(striker, daemon.uri, host_patience_s=str(PATIENCE_S))
+def ground_settings() -> dict[str, str]:
+    """As ``lab_settings``."""
+    return {"host_patience_s": "60"}
+
+
+@pytest.fixture(scope="module")
+def ground(daemon: PrivateLibvirtd, striker: Striker, ground_settings: dict[str, str]) -> Iterator[Ground]:
+    service = StruckService(striker, daemon.uri, **ground_settings)
     ground = Ground(daemon, service)
     try:
         service.start()

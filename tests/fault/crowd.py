@@ -106,7 +106,6 @@ class Crowd:
 
     def client(self) -> httpx.AsyncClient:
         # an idle connection that the service closes at the moment of its next use would look like a crash
-        auth = AdminKey(self.service.state)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         auth = AdminKey(self.service.state)
         return httpx.AsyncClient(base_url=self.service.url, timeout=300, limits=limits, auth=auth)
@@ -197,7 +196,8 @@ def open_crowd(off: int, live: int, seed: int) -> Iterator[Crowd]:
     chosen = random.Random(seed)
     with closing(Striker()) as striker, open_service(striker) as (daemon, service):
         service.start()
-        guests = [make_vm(daemon, service, f"live-{number}", size="16M") for number in range(live)]
+        # so small that all snapshots together stay within their allowance, however long the guests write
+        guests = [make_vm(daemon, service, f"live-{number}", size="2M") for number in range(live)]
         for guest in guests:
             guest.start()
         running = [Live(daemon, guest, chosen) for guest in guests]

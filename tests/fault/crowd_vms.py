@@ -94,7 +94,6 @@ class Live(Pressed):
         **_WITHOUT_SLOT,
     }
     by_chance = ("rollback disk",)  # it is off for so short
-    leads_to: ClassVar[Mapping[str, str]] = {"start": "rollback", "cancel": "create with memory"}
     refusals = _LIVE_REFUSALS
 
     def __init__(self, daemon: PrivateLibvirtd, vm: Vm, random: Random) -> None:
@@ -102,6 +101,7 @@ class Live(Pressed):
         super().__init__(vm, Model({}), random)
         self.sights = Sights(vm)
         self._daemon = daemon
+        self._is_off = False  # as far as is known in the middle of the pressing
         self._runs = True
         self._memory = 0
         self._with_memory: list[str] = []  # the snapshots that may have
@@ -118,6 +118,18 @@ class Live(Pressed):
             self.follow(Asked(call, "", {}, name))
         self._with_memory.append(KEPT)
 
+    def begin(self) -> None:
+        super().begin()
+        self._is_off = False
+
+    def towards(self, call: str) -> str:
+        match call:
+            case "start":
+                return "start" if self._is_off else "rollback"
+            case "cancel":
+                return self.random.choice(["cancel", "create with memory"])
+        return call
+
     def ask(self, call: str, name: str = "") -> Asked | None:
         if call == "rollback with memory" and not name:
             name = self.random.choice([there for there in self._names if there in self._with_memory])
@@ -125,8 +137,13 @@ class Live(Pressed):
 
     def accept(self, asked: Asked, operation: str) -> None:
         super().accept(asked, operation)
-        if asked.call == "create with memory":
-            self._with_memory.append(asked.about)
+        match asked.call:
+            case "create with memory":
+                self._with_memory.append(asked.about)
+            case "rollback":
+                self._is_off = True
+            case "rollback with memory" | "start":
+                self._is_off = False
 
     def after(self, asked: Asked) -> Model | ErrorCase:
         match asked.call:

@@ -45,12 +45,11 @@ class Asked:
 class Pressed(ABC):
     """One VM with its model. ``weights``: how often each call is made of it; ``refusals``: what may be answered.
 
-    ``by_chance``: the calls of which it is left to chance whether any is accepted. ``leads_to``: after what a call can be.
+    ``by_chance``: the calls of which it is left to chance whether any is accepted.
     """
 
     kind: ClassVar[str]
     by_chance: ClassVar[tuple[str, ...]]
-    leads_to: ClassVar[Mapping[str, str]] = {}
     weights: ClassVar[Mapping[str, int]]
     refusals: ClassVar[Refusals]
 
@@ -84,11 +83,14 @@ class Pressed(ABC):
     def draw(self, wanted: Sequence[str] = ()) -> str:
         """One of the calls; every other time one of those ``wanted``, or what leads to it."""
         if wanted and self.random.randrange(2):
-            call = self.random.choice(wanted)
-            return self.random.choice([call, self.leads_to.get(call, call)])
+            return self.towards(self.random.choice(wanted))
         (call,) = self.random.choices(list(self.weights), list(self.weights.values()))
         if call.startswith("create") and len(self._names) > _MOST_SNAPSHOTS:
             return "delete"
+        return call
+
+    def towards(self, call: str) -> str:
+        """The call itself, or what must come before it."""
         return call
 
     def ask(self, call: str, name: str = "") -> Asked | None:
