@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     max_chain_depth: int = Field(
         64, ge=2, le=190, description="Most files that a disk's chain may have; capped by what libvirt can open (24)."
     )
+    image_directories: str = Field(
+        "/var/lib/libvirt/images",
+        description="Where backing files may lie, colon-separated, beside a disk's own directory and what is below that.",
+    )
     call_timeout_s: float = Field(30.0, gt=0, description="Longest wait for one hypervisor call.")
     database_timeout_s: float = Field(
         30.0, gt=0, description="Longest wait for a database that another process has locked, for each transaction."

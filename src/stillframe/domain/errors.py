@@ -188,6 +188,12 @@ class ErrorCase(Enum):
         "this task can no longer be cancelled; see desc for why; wait for its end",
         "该任务已无法取消；原因见 desc；请等待其结束",
     )
+    IMAGE_REFUSED = Case(
+        23022,
+        409,
+        "an image file of this virtual machine is not one that Stillframe opens; see desc for which disk and why",
+        "该虚拟机的镜像文件不符合 Stillframe 的打开条件；涉及的磁盘和原因详见 desc",
+    )
     MEMORY_DAMAGED = Case(
         24001,
         500,
