@@ -17,7 +17,7 @@ from stillframe.domain.tree import SnapshotTree, build_tree
 from stillframe.domain.vm import Vm
 from stillframe.operations import create, delete, forget, rollback, rollback_volumes, tasks
 from stillframe.operations.detail import action_of, inspect_with_volumes
-from stillframe.operations.disks import place_disks
+from stillframe.operations.disks import check_startable, place_disks
 from stillframe.operations.doctor import Doctor, Report
 from stillframe.operations.listing import list_vms
 from stillframe.operations.log import Attempt, logged
@@ -197,6 +197,7 @@ class UseCases:
             if vm.state.has_process:
                 raise Refused(ErrorCase.VM_NOT_SHUTOFF, f"{vm.described} is {vm.state.value}")
             self._check_on_heads(vm)
+            check_startable(self.world, vm)
             self.world.power.start(vm.uuid)
 
     def shutdown(self, ref: VmRef, caller: Caller) -> None:
