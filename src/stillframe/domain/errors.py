@@ -237,6 +237,12 @@ class ErrorCase(Enum):
         "too many operations are under way; repeat when one has ended",
         "正在执行的操作过多；请待其中一些完成后重试",
     )
+    IMAGE_REFUSED = Case(
+        23022,
+        409,
+        "an image file of this virtual machine is not one that Stillframe opens; see desc for which disk and why",
+        "该虚拟机的镜像文件不符合 Stillframe 的打开条件；涉及的磁盘和原因详见 desc",
+    )
     MEMORY_DAMAGED = Case(
         24001,
         500,
