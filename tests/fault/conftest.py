@@ -27,8 +27,10 @@ def daemon() -> Iterator[PrivateLibvirtd]:
 
 
 @pytest.fixture(scope="module")
-def ground(daemon: PrivateLibvirtd, striker: Striker) -> Iterator[Ground]:
-    service = StruckService(striker, daemon.uri, host_patience_s=str(PATIENCE_S))
+def ground(daemon: PrivateLibvirtd, striker: Striker, request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """A module may have ``SERVICE_SETTINGS`` of its own."""
+    settings: dict[str, str] = getattr(request.module, "SERVICE_SETTINGS", {})
+    service = StruckService(striker, daemon.uri, **{"host_patience_s": str(PATIENCE_S), **settings})
     ground = Ground(daemon, service)
     try:
         service.start()

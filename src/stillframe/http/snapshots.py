@@ -131,7 +131,7 @@ async def get_screenshot(snapshot_uuid: str, request: Request, door: DoorOf) -> 
     try:
         if not is_uuid(snapshot_uuid):
             raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, "the name of a screenshot is its snapshot's uuid")
-        png = await door.look(door.use_cases.screenshot, canonical_uuid(snapshot_uuid))
+        png = await door.recall(door.use_cases.screenshot, canonical_uuid(snapshot_uuid))
     except StillframeError as error:
         return respond_to(request, error, error.case.value.http_status)
     # a snapshot's screen never changes; private, since it shows what a user saw

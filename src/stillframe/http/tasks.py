@@ -109,14 +109,14 @@ def task_data(task: Task) -> TaskData:
 @router.get(f"{TASK}/list", operation_id="listTasks", responses=answers(TaskListData))
 async def list_tasks(params: Annotated[TaskListParams, Query()], door: DoorOf) -> Response:
     """Every operation, newest first, in pages that stay as they are while new ones begin."""
-    page = await door.look(door.use_cases.list_tasks, params.query)
+    page = await door.recall(door.use_cases.list_tasks, params.query)
     return answer(TaskListData(list=[task_data(task) for task in page.tasks], next=page.next))
 
 
 @router.get(f"{TASK}/get", operation_id="getTask", responses=answers(TaskData))
 async def get_task(params: Annotated[TaskParams, Query()], door: DoorOf) -> Response:
     """One operation: its state, how far it is, and why it failed if it did."""
-    return answer(task_data(await door.look(door.use_cases.get_task, params.cluster_uuid, params.uuid)))
+    return answer(task_data(await door.recall(door.use_cases.get_task, params.cluster_uuid, params.uuid)))
 
 
 @router.post(f"{TASK}/cancel", operation_id="cancelTask", responses=acts(TaskData))
@@ -126,4 +126,4 @@ async def cancel_task(body: TaskCancelBody, door: DoorOf, caller: CallerOf) -> R
     `X-Operation-Id` is the cancelled task itself. Another one is refused, and `desc` says why.
     """
     # not among those who act: long work, which it is to end, may hold all their threads
-    return answer(task_data(await door.look(door.use_cases.cancel_task, body.cluster_uuid or "", body.uuid, caller)))
+    return answer(task_data(await door.recall(door.use_cases.cancel_task, body.cluster_uuid or "", body.uuid, caller)))

@@ -154,7 +154,7 @@ class Runner:
 
         what = f"{operation.kind}: {step.name}"
         if committed or operation.resumes:
-            self._patiently(what, act)
+            self._patiently(what, act, moved=lambda: told.work.notes)
         else:
             act()
         if operation.resumes:
@@ -281,24 +281,32 @@ class Runner:
             del self._works[operation_uuid]
 
     def _patiently(
-        self, what: str, act: Callable[[], None], *, cases: tuple[ErrorCase, ...] = (ErrorCase.HOST_UNREACHABLE,)
+        self,
+        what: str,
+        act: Callable[[], None],
+        *,
+        cases: tuple[ErrorCase, ...] = (ErrorCase.HOST_UNREACHABLE,),
+        moved: Callable[[], int] = lambda: 0,
     ) -> None:
         """Steps and undos are idempotent: as long as the hypervisor cannot be reached they are tried again.
 
         Nor is it reached when it takes a call and does not answer in time, as a daemon does that comes up again.
+        Patience begins with the first failure, and anew when ``moved`` has another value at the next: a step that
+        takes hours may meet several.
         """
-        give_up_at = time.monotonic() + self.world.limits.host_patience_s
-        said = False
+        give_up_at, at = 0.0, -1
         while True:
             try:
                 act()
             except StillframeError as error:
                 silent = isinstance(error, Unknown) and error.case is ErrorCase.HYPERVISOR_FAILED
-                if not (silent or error.case in cases) or time.monotonic() > give_up_at:
+                if not (silent or error.case in cases):
                     raise
-                if not said:
+                if moved() != at:
+                    give_up_at, at = time.monotonic() + self.world.limits.host_patience_s, moved()
                     log.warning("%s: tried again until it works: %s", what, error)
-                said = True
+                if time.monotonic() >= give_up_at:
+                    raise
                 time.sleep(_HOST_POLL_S)
             else:
                 return

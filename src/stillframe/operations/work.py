@@ -20,6 +20,8 @@ class Work:
         self._metadata = metadata
         self._operation_uuid = operation_uuid
         self._cancelled = threading.Event()
+        self.notes = 0
+        """How often a step has told how far it is."""
         self.begin_step("")
 
     def begin_step(self, step: str) -> None:
@@ -34,6 +36,7 @@ class Work:
 
         A database that does not take it is no reason to fail: it is the next time's.
         """
+        self.notes += 1
         now = time.monotonic()
         if self._begun_bytes is None:
             # what a resumed step finds done was not done at this step's rate
