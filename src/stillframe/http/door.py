@@ -25,6 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOKING_THREADS = 16
+RECALLING_THREADS = 8
 # A VM has one operation at a time and the rest is refused at once: this bounds how many VMs work in parallel.
 ACTING_THREADS = 64
 
@@ -41,12 +42,15 @@ Follow = dict[str, dict[str, Any]]
 
 
 class Door:
-    """The use cases as coroutines. Reads and mutations have threads of their own: long deletes cannot starve a list."""
+    """The use cases as coroutines. Each way in has threads of its own: long deletes cannot starve a list, nor can a
+    hypervisor that hangs starve what it is not asked for.
+    """
 
     def __init__(self, use_cases: UseCases, settings: Settings) -> None:
         self.use_cases = use_cases
         self.settings = settings
         self._looking = anyio.CapacityLimiter(LOOKING_THREADS)
+        self._recalling = anyio.CapacityLimiter(RECALLING_THREADS)
         self._acting = anyio.CapacityLimiter(ACTING_THREADS)
 
     async def look(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -60,6 +64,10 @@ class Door:
     def links(self) -> Links:
         """Makes links from now on; blocks."""
         return Links(self.settings.base_url, self.use_cases.link_signer())
+
+    async def recall(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a use case that asks nothing but the database and our own files, and is done at once."""
+        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._recalling)
 
     async def act(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a mutating use case. Once begun it runs to its end: cancelling the request, as when the client has

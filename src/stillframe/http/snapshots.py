@@ -169,7 +169,7 @@ async def get_screenshot(
         if principal is not None:
             good_s, png = _KEPT_S, await door.look(door.use_cases.screenshot, uuid, principal)
         else:
-            good_s, png = await door.look(door.use_cases.screenshot_by_link, uuid, expires, signature)
+            good_s, png = await door.recall(door.use_cases.screenshot_by_link, uuid, expires, signature)
     except StillframeError as error:
         return respond_to(request, error)
     # a snapshot's screen never changes; private, since it shows what a user saw

@@ -297,7 +297,11 @@ class Runner:
         return row is not None and row.cancel_requested
 
     def _patiently(
-        self, what: str, act: Callable[[], None], *, cases: tuple[ErrorCase, ...] = (ErrorCase.HOST_UNREACHABLE,)
+        self,
+        what: str,
+        act: Callable[[], None],
+        *,
+        cases: tuple[ErrorCase, ...] = (ErrorCase.HOST_UNREACHABLE,),
     ) -> None:
         patiently(what, act, self.world.limits.host_patience_s, cases)
 
