@@ -20,7 +20,6 @@ class Work:
         self._metadata = metadata
         self._operation_uuid = operation_uuid
         self._cancelled = threading.Event()
-        """How often a step has told how far it is."""
         self.begin_step("")
 
     def begin_step(self, step: str) -> None:
