@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup demo up test test-fast fault soak lint audit bench docs-errors clean
+.PHONY: help setup demo up test test-fast fault fuzz soak lint audit bench docs-errors clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test-fast: setup ## unit and contract tests, no guest, no service, under a minut
 
 fault: setup ## kill and fail every step of every operation on real guests; writes the table in docs/operating.md
 	$(AS_ROOT) $(PYTHON) tests/fault/run.py --write docs/operating.md
+
+REQUESTS ?= 20000
+fuzz: setup ## ask every call of the OpenAPI document at random, REQUESTS=n times (schemathesis)
+	$(AS_ROOT) $(PYTHON) tests/fuzz/run.py --requests $(REQUESTS)
 
 MINUTES ?= 10
 soak: setup ## random steps against the model for MINUTES=n minutes, with fresh seeds

@@ -62,8 +62,18 @@ def _why_no_tls(certificate: Path, key: Path) -> str:
 
 def local_url(scheme: str, host: str, port: int) -> str:
     """How commands on this machine reach a service that listens there."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared with, not bound to
+    reachable = _reachable(host)
     return f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
+
+
+def _reachable(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004 -- IPv4
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.operations.world import World
 
-_SECRET = "link_secret"  # noqa: S105 -- the name of a fact, not its value
+_FACT = "link_secret"  # where the secret stands
 _SECRET_BYTES = 32
 _MOMENT = re.compile(r"[0-9]{1,12}")
 SCREENSHOT = "screenshot"  # what such a link is for
@@ -36,14 +36,14 @@ class LinkSigner:
 def ensure_secret(world: World) -> None:
     """There is a secret. Repeatable."""
     with world.metadata.write() as tx:
-        if tx.facts.get(_SECRET) is None:
-            tx.facts.put(_SECRET, secrets.token_hex(_SECRET_BYTES))
+        if tx.facts.get(_FACT) is None:
+            tx.facts.put(_FACT, secrets.token_hex(_SECRET_BYTES))
 
 
 def draw_secret(world: World) -> None:
     """A new secret: every link that was given out stops at once."""
     with world.metadata.write() as tx:
-        tx.facts.put(_SECRET, secrets.token_hex(_SECRET_BYTES))
+        tx.facts.put(_FACT, secrets.token_hex(_SECRET_BYTES))
 
 
 def signer(world: World) -> LinkSigner:
@@ -68,7 +68,7 @@ def check_link(world: World, kind: str, uuid: str, expires: str, signature: str)
 
 def _secret(world: World) -> bytes:
     with world.metadata.read() as tx:
-        return bytes.fromhex(tx.facts.get(_SECRET) or "")
+        return bytes.fromhex(tx.facts.get(_FACT) or "")
 
 
 def _signature(secret: bytes, kind: str, uuid: str, expires: int) -> str:
