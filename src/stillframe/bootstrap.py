@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +206,9 @@ class _AnnouncingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self.announce()
+
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        """It is announced already, and uvicorn does not know of our TLS."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Requests have had their time when this goes on; a merge may want hours.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -41,14 +42,16 @@ def serving(app: FastAPI) -> Iterator[tuple[str, int]]:
 class RawConnection:
     """One TCP connection that says exactly the given bytes, and reads HTTP/1.1 answers with a Content-Length."""
 
-    def __init__(self, address: tuple[str, int], *, receive_bytes: int = 0) -> None:
-        """``receive_bytes``: how much the kernel keeps for us, where that matters."""
+    def __init__(self, address: tuple[str, int], *, receive_bytes: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        """``receive_bytes``: how much the kernel keeps for us, where that matters. ``tls``: inside it, to "door"."""
         self._socket = socket.socket()
         self._socket.settimeout(10)
         if receive_bytes:  # before connecting, or the window is agreed upon
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         try:
             self._socket.connect(address)
+            if tls is not None:
+                self._socket = tls.wrap_socket(self._socket, server_hostname="door")
         except OSError:
             self._socket.close()
             raise
@@ -84,7 +87,7 @@ class RawConnection:
         try:
             while part := self._stream.read1():
                 count += len(part)
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             pass  # it has ended
         return count
 
@@ -96,5 +99,5 @@ class RawConnection:
         """True when the server ends the connection now, in whatever way, instead of saying more."""
         try:
             return self._stream.read(1) == b""
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             return True

@@ -33,13 +33,17 @@ WHY_MAX_CHARS = 200
 _TOO_LONG = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE  # h11's hint where a part does not come to its end
 
 
-class _Deadline:
+class Deadline:
     """Something happens, unless it is called off in time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, missed: Callable[[], None]) -> None:
         self._loop = loop
         self._missed = missed
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._timer is not None
 
     def set(self, seconds: float) -> None:
         """Anew, also when it is running."""
@@ -63,13 +67,15 @@ class GuardedProtocol(H11Protocol):
 
     settings: ClassVar[Settings]
     crowd: ClassVar[Crowd]
+    high_water_bytes: ClassVar[int] = 0  # as little as the transport can be set to
+    tcp: asyncio.Transport
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logger = _uvicorns_log
-        self._request = _Deadline(self.loop, self._request_is_overdue)
-        self._reading = _Deadline(self.loop, self._answer_is_overdue)
-        self._farewell = _Deadline(self.loop, self._has_lingered)
+        self._request = Deadline(self.loop, self._request_is_overdue)
+        self._reading = Deadline(self.loop, self._answer_is_overdue)
+        self._farewell = Deadline(self.loop, self._has_lingered)
         self._is_refused = False
         self._heard_bytes = 0  # of the request that is waited for or answered
 
@@ -81,16 +87,29 @@ class GuardedProtocol(H11Protocol):
     # --- the connection's life ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        super().connection_made(transport)
+        self._enter(transport)
+        self._open(transport)
+
+    def _enter(self, tcp: asyncio.Transport) -> None:
+        """It counts from now on."""
+        self.transport = self.tcp = tcp
         for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER_BYTES)
-        # with the smallest buffer we hear of every byte that the client has not taken; the kernel's comes on top
-        transport.set_write_buffer_limits(high=0)
+            tcp.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER_BYTES)
         self._request.set(self.settings.header_timeout_s)
         self.crowd.enter(self)
 
+    def _open(self, transport: asyncio.Transport) -> None:
+        """HTTP is spoken from now on."""
+        super().connection_made(transport)
+        # with the smallest buffer we hear of every byte that the client has not taken; the kernel's comes on top
+        transport.set_write_buffer_limits(high=self.high_water_bytes, low=0)
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._leave()
+
+    def _leave(self) -> None:
+        """It counts no more."""
         self.crowd.leave(self)
         for deadline in (self._request, self._reading, self._farewell):
             deadline.call_off()
@@ -98,8 +117,8 @@ class GuardedProtocol(H11Protocol):
     def give_up(self) -> None:
         """At once: what the kernel still holds for the client is thrown away too."""
         at_once = struct.pack("ii", 1, 0)
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
-        self.transport.abort()
+        self.tcp.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.tcp.abort()
 
     def shutdown(self) -> None:
         if self._is_refused or self.conn.our_state is h11.ERROR:
@@ -120,8 +139,8 @@ class GuardedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         if not self.transport.is_closing():
             self._request.set(self.settings.header_timeout_s)
-            self.crowd.asks(self)
-            self._heard_bytes = len(self.conn.trailing_data[0])
+        self.crowd.asks(self)
+        self._heard_bytes = len(self.conn.trailing_data[0])
         super().on_response_complete()  # which may begin with the next request, when that is here already
         self._look()
 
@@ -200,6 +219,7 @@ class GuardedProtocol(H11Protocol):
         """
         self._is_refused = True
         self._request.call_off()
+        self._farewell.set(LINGER_S)
         if not self.transport.can_write_eof():
             self.transport.close()
             return
@@ -210,21 +230,9 @@ class GuardedProtocol(H11Protocol):
             self.transport.abort()
             return
         self.flow.resume_reading()
-        self._farewell.set(LINGER_S)
 
     def _has_lingered(self) -> None:
-        self.transport.close()
-
-
-def protocol_for(settings: Settings, max_connections: int) -> type[GuardedProtocol]:
-    """What uvicorn's ``http`` option takes; its connections share one crowd."""
-
-    class _Protocol(GuardedProtocol):
-        pass
-
-    _Protocol.settings = settings
-    _Protocol.crowd = Crowd(max_connections, settings.max_held_bytes)
-    return _Protocol
+        self.tcp.close()
 
 
 def _answer(settings: Settings, refusal: Refused, request_id: str, *, with_body: bool) -> bytes:

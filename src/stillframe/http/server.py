@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import resource
+import ssl
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from stillframe.http.protocol import protocol_for
+from stillframe.http.crowd import Crowd
+from stillframe.http.protocol import GuardedProtocol
+from stillframe.http.tls import TlsProtocol
 from stillframe.settings import Settings
 
 log = logging.getLogger("stillframe.http")
@@ -23,7 +26,7 @@ def server_config(app: FastAPI, settings: Settings, **where: Any) -> uvicorn.Con
     """Uvicorn as this service runs it; ``where``: the options that say where it listens."""
     return uvicorn.Config(
         app,
-        http=protocol_for(settings, open_files_for(settings.max_connections)),
+        http=_protocol(settings),
         ws="none",
         h11_max_incomplete_event_size=settings.max_header_bytes,
         backlog=BACKLOG,
@@ -31,10 +34,18 @@ def server_config(app: FastAPI, settings: Settings, **where: Any) -> uvicorn.Con
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
         **where,
     )
+
+
+def _protocol(settings: Settings) -> type[GuardedProtocol]:
+    """What uvicorn makes a connection with. All of them share one crowd."""
+    limits = {"settings": settings, "crowd": Crowd(open_files_for(settings.max_connections), settings.max_held_bytes)}
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return type("_Protocol", (GuardedProtocol,), limits)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    return type("_Protocol", (TlsProtocol,), {**limits, "context": context})
 
 
 def open_files_for(wanted: int) -> int:
