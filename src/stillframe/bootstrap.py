@@ -90,7 +90,11 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
         power=LibvirtPower(connection),
         fixer=fixer,
         keeper=LibvirtKeeper(connection, fixer),
-        volumes=Qcow2Volumes(commit_timeout_s=settings.merge_timeout_s, merge_bytes_per_s=settings.merge_bytes_per_s),
+        volumes=Qcow2Volumes(
+            commit_timeout_s=settings.merge_timeout_s,
+            merge_bytes_per_s=settings.merge_bytes_per_s,
+            image_directories=[part for part in settings.image_directories.split(":") if part],
+        ),
         memory_store=LocalMemoryStore(settings.state),
         metadata=metadata,
         guests=LibvirtGuests(connection, settings.state / "guests"),

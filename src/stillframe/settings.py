@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     )
     max_operations: int = Field(64, ge=1, description="Most operations under way at a time, on the whole host.")
     max_operations_per_tenant: int = Field(32, ge=1, description="The same, of one tenant.")
+    image_directories: str = Field(
+        "/var/lib/libvirt/images",
+        description="Where backing files may lie, colon-separated, beside a disk's own directory and what is below that.",
+    )
     call_timeout_s: float = Field(30.0, gt=0, description="Longest wait for one hypervisor call.")
     database_timeout_s: float = Field(
         30.0, gt=0, description="Longest wait for a database that another process has locked, for each transaction."

@@ -157,7 +157,7 @@ def test_a_merge_of_any_sizes_changes_nothing_readable(bench: VolumesBench, seed
 def test_no_space_for_an_overlay_leaves_nothing(bench: VolumesBench, small_file_system: Path) -> None:
     base = bench.user_image("disk.qcow2")
     fill(small_file_system, 64 * 1024)
-    path = str(small_file_system / "stillframe-0a1b2c3d" / Path(bench.new_path()).name)
+    path = str(small_file_system / "stillframe-0a1b2c3d-4e5f-4a6b-8c7d-0123456789ab" / Path(bench.new_path()).name)
     with fails_with(ErrorCase.SPACE_EXHAUSTED, path, "No space left"):
         bench.volumes.ensure_overlay(path, base, "qcow2")
     assert names_in(small_file_system) == {"filler"}
@@ -206,34 +206,34 @@ def program(directory: Path, text: str) -> str:
 
 def test_a_call_that_hangs_is_ended(bench: VolumesBench) -> None:
     base = bench.user_image("disk.qcow2")
-    hanging = Qcow2Volumes(program(bench.directory, "exec sleep 60"), call_timeout_s=0.2)
+    hanging = Qcow2Volumes(program(bench.directory, "exec sleep 60"), commit_timeout_s=0.2)
     with fails_with(ErrorCase.STORAGE_FAILED, base, "0.2 s"):
-        hanging.probe_image(base, "qcow2")
+        hanging.probe_damage(base, "qcow2")
 
 
 def test_a_call_that_cannot_be_ended_is_unknown(bench: VolumesBench, monkeypatch: pytest.MonkeyPatch) -> None:
     base = bench.user_image("disk.qcow2")
     monkeypatch.setattr(qemu_img, "_KILL_WAIT_S", 0.2)
     # its own child goes on holding the pipes, as a process in uninterruptible sleep would
-    hanging = Qcow2Volumes(program(bench.directory, "sleep 2 & exec sleep 60"), call_timeout_s=0.2)
+    hanging = Qcow2Volumes(program(bench.directory, "sleep 2 & exec sleep 60"), commit_timeout_s=0.2)
     with pytest.raises(Unknown, match="hangs"):
-        hanging.probe_image(base, "qcow2")
+        hanging.probe_damage(base, "qcow2")
 
 
 def test_odd_answers_are_failures(bench: VolumesBench) -> None:
     base = bench.user_image("disk.qcow2")
-    for text, words in (("kill -9 $$", "signal 9"), ("echo '[]'", "unknown answer"), ("exit 3", "exit status 3")):
+    for text, words in (("kill -9 $$", "signal 9"), ("echo '[]'", "unknown answer"), ("exit 9", "exit status 9")):
         odd = Qcow2Volumes(program(bench.directory, text))
         with fails_with(ErrorCase.STORAGE_FAILED, base, words):
-            odd.probe_image(base, "qcow2")
+            odd.probe_damage(base, "qcow2")
     with fails_with(ErrorCase.STORAGE_FAILED, "not installed"):
-        Qcow2Volumes("no-such-qemu-img").probe_image(base, "qcow2")
+        Qcow2Volumes("no-such-qemu-img").probe_damage(base, "qcow2")
 
 
 def test_without_setpriv_it_works_all_the_same(bench: VolumesBench, monkeypatch: pytest.MonkeyPatch) -> None:
     base = bench.user_image("disk.qcow2")
     monkeypatch.setattr(qemu_img, "_dying_with_us", lambda: ())
-    assert bench.probe(base).virtual_bytes == 2 * MIB
+    assert bench.volumes.probe_damage(base, "qcow2") == ""
 
 
 def test_a_crash_while_building_an_overlay_is_cleared(bench: VolumesBench) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.ports.volumes import ImageInfo, Volumes
 
 MIB = 1 << 20
@@ -24,7 +24,7 @@ class VolumesBench:
 
     @property
     def owned_directory(self) -> Path:
-        return self.directory / "stillframe-0a1b2c3d"
+        return self.directory / "stillframe-0a1b2c3d-4e5f-4a6b-8c7d-0123456789ab"
 
     def new_path(self) -> str:
         """A fresh name as the service gives it; nothing is made."""
@@ -82,11 +82,12 @@ def run(*arguments: str) -> None:
 
 @contextmanager
 def fails_with(case: ErrorCase = ErrorCase.STORAGE_FAILED, *words: str) -> Iterator[None]:
-    """The block raises ``Failed`` of this case, and ``desc`` contains the words."""
-    caught: Failed | None = None
+    """The block raises an error of this case, and ``desc`` contains the words. IMAGE_REFUSED is ``Refused``, all else ``Failed``."""
+    kind = Refused if case is ErrorCase.IMAGE_REFUSED else Failed
+    caught: StillframeError | None = None
     try:
         yield
-    except Failed as failure:
+    except kind as failure:
         caught = failure
     assert caught is not None, f"it did not fail with {case.name}"
     assert caught.case is case, f"{caught.case} instead of {case}: {caught.desc}"

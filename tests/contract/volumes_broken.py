@@ -11,7 +11,7 @@ from pathlib import Path
 
 from contract.volumes_bench import run
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
-from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.errors import ErrorCase, Failed, StillframeError
 from stillframe.ports.hypervisor import OnMerge
 from stillframe.ports.volumes import ImageInfo, OwnedFile
 
@@ -80,7 +80,7 @@ class FailureIsAbsence(Unbroken):
     def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
         try:
             return super().probe_image(path, image_format)
-        except Failed:
+        except StillframeError:
             return None
 
 
@@ -93,6 +93,22 @@ class FollowsTheChain(Unbroken):
                 raise Failed(ErrorCase.STORAGE_FAILED, path)
             json.loads(answer.stdout)
         return super().probe_image(path, image_format)
+
+
+class TrustsBackingNames(Unbroken):
+    """Follows a chain wherever it leads."""
+
+    def probe_chain(self, path: str, image_format: str) -> tuple[ImageInfo, ...]:
+        found = []
+        while path and (info := self.probe_image(path, image_format)) is not None:
+            found.append(info)
+            path, image_format = info.backing_path, info.backing_format
+        return tuple(found)
+
+
+class LaysLayersAnywhere(Unbroken):
+    def check_directory(self, directory: str) -> None:
+        Path(directory).exists()
 
 
 class ListsEverything(Unbroken):
@@ -260,6 +276,8 @@ BROKEN: tuple[tuple[type[Unbroken], str], ...] = (
     (FailureIsAbsence, "check_probe_failure_is_not_absence"),
     (FailureIsAbsence, "check_probe_refuses_what_is_not_a_plain_file"),
     (FollowsTheChain, "check_probe_does_not_follow_the_chain"),
+    (TrustsBackingNames, "check_chain_refuses_what_lies_elsewhere"),
+    (LaysLayersAnywhere, "check_a_place_for_layers_is_a_directory_or_can_be_made"),
     (ListsEverything, "check_list_owned_takes_only_names_of_the_service"),
     (ListsEverything, "check_list_owned_failure_is_not_emptiness"),
     (ForgetsUnfinished, "check_list_owned_tells_unfinished_files"),

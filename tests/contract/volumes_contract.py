@@ -62,9 +62,13 @@ def check_probe_failure_is_not_absence(bench: VolumesBench) -> None:
     plain.write_bytes(b"text")
     loop = bench.directory / "loop.qcow2"
     loop.symlink_to(loop)
-    for path in (plain, plain / "below.qcow2", loop, bench.directory):
-        with fails_with(ErrorCase.STORAGE_FAILED, str(path)):
-            bench.volumes.probe_image(str(path), "qcow2")
+    for path in (plain / "below.qcow2", loop):
+        for image_format in ("qcow2", "raw"):
+            with fails_with(ErrorCase.STORAGE_FAILED, str(path)):
+                bench.volumes.probe_image(str(path), image_format)
+    for path, image_format in ((plain, "qcow2"), (bench.directory, "qcow2"), (bench.directory, "raw")):
+        with fails_with(ErrorCase.IMAGE_REFUSED, str(path)):
+            bench.volumes.probe_image(str(path), image_format)
 
 
 def check_probe_refuses_what_is_not_a_plain_file(bench: VolumesBench) -> None:
@@ -72,11 +76,43 @@ def check_probe_refuses_what_is_not_a_plain_file(bench: VolumesBench) -> None:
     strange = str(bench.directory / "strange.qcow2")
     for name in (f'json:{{"driver":"file","filename":"{base}"}}', "nbd://localhost/disk", f"file:{base}"):
         run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "raw", strange, "2M")
-        with fails_with(ErrorCase.STORAGE_FAILED, strange):
+        with fails_with(ErrorCase.IMAGE_REFUSED, strange):
             bench.volumes.probe_image(strange, "qcow2")
     run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={bench.directory / 'data'}", strange, "2M")
-    with fails_with(ErrorCase.STORAGE_FAILED, strange):
+    with fails_with(ErrorCase.IMAGE_REFUSED, strange):
         bench.volumes.probe_image(strange, "qcow2")
+
+
+def check_chain_is_told_topmost_first_and_ends_where_a_file_is_absent(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.raw", "raw")
+    middle = bench.overlay(base, "raw")
+    top = bench.overlay(middle)
+    for path, image_format, below in ((top, "qcow2", [top, middle, base]), (base, "raw", [base])):
+        assert [info.path for info in bench.volumes.probe_chain(path, image_format)] == below
+    Path(base).unlink()
+    found = bench.volumes.probe_chain(top, "qcow2")
+    assert [info.path for info in found] == [top, middle]
+    assert found[-1].backing_path == base
+    assert bench.volumes.probe_chain(base, "raw") == ()
+
+
+def check_chain_refuses_what_lies_elsewhere(bench: VolumesBench) -> None:
+    (bench.directory / "inner").mkdir()
+    bench.user_image("outer.qcow2")
+    for name in (str(bench.directory / "outer.qcow2"), "../outer.qcow2"):
+        disk = str(bench.directory / "inner" / "disk.qcow2")
+        run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", disk, "2M")
+        assert bench.probe(disk).backing_path == str(bench.directory / "outer.qcow2")
+        with fails_with(ErrorCase.IMAGE_REFUSED, disk):
+            bench.volumes.probe_chain(disk, "qcow2")
+
+
+def check_a_place_for_layers_is_a_directory_or_can_be_made(bench: VolumesBench) -> None:
+    bench.volumes.check_directory(str(bench.owned_directory))
+    assert names_in(bench.directory) == set()
+    bench.owned_directory.symlink_to(bench.directory)
+    with fails_with(ErrorCase.IMAGE_REFUSED, str(bench.owned_directory)):
+        bench.volumes.check_directory(str(bench.owned_directory))
 
 
 def check_list_owned_takes_only_names_of_the_service(bench: VolumesBench) -> None:
@@ -261,7 +297,7 @@ def check_overlay_refuses_any_other_file(bench: VolumesBench) -> None:
         bench.volumes.ensure_overlay(overlay, other, "qcow2")
     assert Path(overlay).read_bytes() == before
     Path(overlay).write_bytes(b"not an image")
-    with fails_with(ErrorCase.STORAGE_FAILED, overlay):
+    with fails_with(ErrorCase.IMAGE_REFUSED, overlay):
         bench.volumes.ensure_overlay(overlay, base, "qcow2")
     assert Path(overlay).read_bytes() == b"not an image"
 
@@ -281,7 +317,7 @@ def check_overlay_without_backing_leaves_nothing(bench: VolumesBench) -> None:
     with fails_with(ErrorCase.STORAGE_FAILED, "no.qcow2"):
         bench.volumes.ensure_overlay(path, str(bench.directory / "no.qcow2"), "qcow2")
     base = bench.user_image("disk.raw", "raw")
-    with fails_with(ErrorCase.STORAGE_FAILED, base):
+    with fails_with(ErrorCase.IMAGE_REFUSED, base):
         bench.volumes.ensure_overlay(path, base, "qcow2")
     assert names_in(bench.directory) == {"disk.raw"}
 

@@ -67,8 +67,8 @@ def why_disk_unsupported(disk: Disk) -> str:
         return f"its source is of kind {disk.source.value}; only image files are supported"
     if disk.format not in SUPPORTED_FORMATS:
         return f"its format is {disk.format or 'unknown'}; only qcow2 and raw are supported"
-    if disk.path != posixpath.normpath(disk.path):
-        return "its path is not in its plain form (it contains '..', '.' or '//')"
+    if why := _why_path_unsupported(disk.path):
+        return why
     if disk.encrypted:
         return "it is encrypted"
     if disk.shareable:
@@ -77,6 +77,16 @@ def why_disk_unsupported(disk: Disk) -> str:
         return "it is transient"
     if disk.read_only:
         return "it is read-only"
+    return ""
+
+
+def _why_path_unsupported(path: str) -> str:
+    if not path.startswith("/"):
+        return "its path is not absolute"
+    if any(_is_control(char) for char in path):
+        return "its path contains a control character"
+    if path != posixpath.normpath(path):
+        return "its path is not in its plain form (it contains '..', '.' or '//')"
     return ""
 
 

@@ -22,7 +22,7 @@ from stillframe.domain.vm import Vm
 from stillframe.operations import save_memory
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.detail import inspect_with_volumes
-from stillframe.operations.disks import PlacedDisk, check_no_drift, depth_of, layer_path, place_disks
+from stillframe.operations.disks import PlacedDisk, check_no_drift, check_place, layer_path, place_disks, whole_chain
 from stillframe.operations.quotas import measured, memory_open, most_snapshots
 from stillframe.operations.requests import Cluster
 from stillframe.operations.runner import About, new_row, planned
@@ -125,7 +125,9 @@ def plan_create(
     placed = place_disks(vm, cluster.uuid, volumes, layers)
     check_no_drift(world, vm, placed, layers)
     for disk in placed:
-        rules.check_depth(vm, disk.disk.target, depth_of(world, layers, disk), world.limits.max_chain_depth)
+        depth = len(whole_chain(world, vm, disk.disk.target, disk.layer))
+        rules.check_depth(vm, disk.disk.target, depth, world.limits.max_chain_depth)
+        check_place(world, vm, disk.volume)
     memory_uuid = world.new_uuid() if domain_memory else None
     detail = inspect_with_volumes(world, cluster, vm, placed)
     return CreatePlan(

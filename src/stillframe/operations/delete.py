@@ -18,7 +18,7 @@ from stillframe.domain.errors import ErrorCase, Failed, StillframeError
 from stillframe.domain.layers import Drop, Layer, Merge, plan_collection
 from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.vm import SourceKind, Vm
-from stillframe.operations.disks import check_no_drift, check_unused, place_disks
+from stillframe.operations.disks import check_no_drift, check_unused, naming_the_disk, place_disks
 from stillframe.operations.quotas import measured
 from stillframe.operations.requests import Cluster
 from stillframe.operations.steps import Operation, Scratch, Step
@@ -57,7 +57,7 @@ def plan_delete(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot) -> D
     """The rules checked and the layers' fate decided; no side effect.
 
     Raises:
-        Refused: SNAPSHOT_HAS_CHILDREN, SNAPSHOT_NOT_READY, POWER_STATE_WRONG, DISK_DRIFTED.
+        Refused: SNAPSHOT_HAS_CHILDREN, SNAPSHOT_NOT_READY, POWER_STATE_WRONG, DISK_DRIFTED, IMAGE_REFUSED.
     """
     with world.metadata.read() as tx:
         snapshots = tx.snapshots.of_vm(vm.uuid)
@@ -72,6 +72,11 @@ def plan_delete(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot) -> D
     check_no_drift(world, vm, place_disks(vm, cluster.uuid, list(volumes.values()), layers), layers)
     others = {d.layer_uuid for s in snapshots if s.uuid != snapshot.uuid for d in s.disks}
     acts = plan_collection(layers, others | {volume.head_layer_uuid for volume in volumes.values()})
+    for act in acts:
+        if isinstance(act, Merge):
+            # qemu-img, or QEMU, is going to open all of it; a file that is missing is found by the merge
+            with naming_the_disk(vm, volumes[act.top.volume_uuid].target):
+                world.volumes.probe_chain(act.top.path, act.top.format)
     return DeletePlan(
         snapshot_uuid=snapshot.uuid,
         vm_uuid=vm.uuid,

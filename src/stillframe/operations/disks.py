@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from stillframe.domain.errors import ErrorCase, Failed, Refused
-from stillframe.domain.layers import Layer, Volume, chain
-from stillframe.domain.vm import Disk, Vm
+from stillframe.domain.image_header import FORMATS
+from stillframe.domain.layers import Layer, Volume
+from stillframe.domain.vm import Disk, SourceKind, Vm
 from stillframe.operations.world import World
+from stillframe.ports.volumes import ImageInfo
 
 # names of adopted volumes are derived, so that an unsnapshotted disk already has the uuid that it will keep
 _VOLUME_NAMES = uuid.UUID("5d3bd4c0-55c7-4f0e-9a53-2f0f7c2c6d11")
 _OUR_DIRECTORY = re.compile(r"stillframe-[0-9a-f]{8}-[0-9a-f-]{27}")
-_FOREIGN_CHAIN_MAX = 200
 
 
 @dataclass(frozen=True)
@@ -96,19 +98,70 @@ def check_no_drift(world: World, vm: Vm, placed: Collection[PlacedDisk], layers:
     libvirt's own snapshots make such files; dropping or merging what they stand on would destroy them.
 
     Raises:
-        Refused: DISK_DRIFTED.
+        Refused: DISK_DRIFTED, IMAGE_REFUSED.
+        Failed: STORAGE_FAILED.
     """
     ours = {layer.path for layer in layers}
     for disk in placed:
         if disk.known:
             continue
-        below = ours.intersection(_foreign_chain(world, disk))
+        below = ours.intersection(info.path for info in whole_chain(world, vm, disk.disk.target, disk.layer))
         if below:
             raise Refused(
                 ErrorCase.DISK_DRIFTED,
                 f"disk {disk.disk.target} of {vm.described} is on {disk.disk.path}, which somebody put on "
                 f"{min(below)}; merge it back (virsh blockcommit --active --pivot) first",
             )
+
+
+def whole_chain(world: World, vm: Vm, target: str, layer: Layer) -> tuple[ImageInfo, ...]:
+    """A layer's file and all that it stands on, topmost first: they are all there, and each may be opened.
+
+    Raises:
+        Refused: IMAGE_REFUSED; DISK_DRIFTED when one does not exist. Both name VM and disk.
+        Failed: STORAGE_FAILED when one could not be looked at.
+    """
+    with naming_the_disk(vm, target):
+        found = world.volumes.probe_chain(layer.path, layer.format)
+    if not found or found[-1].backing_path:
+        missing = f"{layer.path}, which it needs," if not found else f"a file that {layer.path} stands on"
+        raise Refused(ErrorCase.DISK_DRIFTED, f"disk {target} of {vm.described}: {missing} does not exist")
+    return found
+
+
+def check_place(world: World, vm: Vm, volume: Volume) -> None:
+    """Layers of this volume can be made where they belong.
+
+    Raises:
+        Refused: IMAGE_REFUSED: something else is in that place.
+        Failed: STORAGE_FAILED: the service may not write there.
+    """
+    with naming_the_disk(vm, volume.target):
+        world.volumes.check_directory(volume.directory)
+
+
+def check_startable(world: World, vm: Vm) -> None:
+    """QEMU may open every image file that the VM's next start would use; asked before it is started on our behalf.
+
+    A file that does not exist is QEMU's to complain of.
+
+    Raises:
+        Refused: IMAGE_REFUSED.
+        Failed: STORAGE_FAILED when a file could not be looked at.
+    """
+    for disk in vm.saved_disks:
+        if disk.source is SourceKind.FILE and disk.format in FORMATS:
+            with naming_the_disk(vm, disk.target):
+                world.volumes.probe_chain(disk.path, disk.format)
+
+
+@contextmanager
+def naming_the_disk(vm: Vm, target: str) -> Iterator[None]:
+    """What is wrong with an image is said together with whose it is."""
+    try:
+        yield
+    except (Refused, Failed) as error:
+        raise type(error)(error.case, f"disk {target} of {vm.described}: {error.desc}") from error
 
 
 def check_unused(world: World, vm_uuid: str, path: str) -> None:
@@ -120,23 +173,3 @@ def check_unused(world: World, vm_uuid: str, path: str) -> None:
     vm = world.inventory.get_vm(vm_uuid)
     if any(disk.path == path for disk in (*vm.disks, *vm.saved_disks)):
         raise Failed(ErrorCase.DISK_DRIFTED, f"{vm.described} is on {path} again; it was kept")
-
-
-def _foreign_chain(world: World, placed: PlacedDisk) -> tuple[str, ...]:
-    """The files below the lowest layer that we know, topmost first, as far as they can be followed."""
-    path, image_format, found = placed.layer.path, placed.layer.format, [placed.layer.path]
-    while len(found) < _FOREIGN_CHAIN_MAX:
-        info = world.volumes.probe_image(path, image_format)
-        if info is None:
-            raise Refused(ErrorCase.DISK_DRIFTED, f"{path}, which disk {placed.disk.target} needs, does not exist")
-        if not info.backing_path:
-            break
-        path, image_format = info.backing_path, info.backing_format or "raw"
-        found.append(path)
-    return tuple(found)
-
-
-def depth_of(world: World, layers: Collection[Layer], placed: PlacedDisk) -> int:
-    """How many files a read may go through, the user's own chain below ours included."""
-    ours = chain(layers, placed.layer.uuid) if placed.known else (placed.layer,)
-    return len(ours) - 1 + len(_foreign_chain(world, replace(placed, layer=ours[-1])))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from stillframe.domain.errors import StillframeError
+from stillframe.domain.image_header import LEAF_FORMATS
 from stillframe.domain.vm import Disk, SourceKind, Vm
 from stillframe.ports.volumes import ImageInfo, Volumes
-
-_CHAIN_MAX = 200
 
 
 class Images:
@@ -37,16 +36,11 @@ class Images:
         """The image and what it stands on, topmost first; it ends where a file does not exist.
 
         Raises:
-            StillframeError: as ``probe``, for any file on the way.
+            StillframeError: as ``Volumes.probe_chain``.
         """
-        found: list[ImageInfo] = []
-        while path and len(found) < _CHAIN_MAX:
-            info = self.probe(path, image_format)
-            if info is None:
-                break
-            found.append(info)
-            path, image_format = info.backing_path, info.backing_format or "raw"
-        return tuple(found)
+        # an image that cannot stand on another file is looked at as one that has no header, which is to say: not opened
+        looked_at_as = "raw" if image_format in LEAF_FORMATS else image_format
+        return self._volumes.probe_chain(path, looked_at_as) if path else ()
 
 
 def file_disks(vm: Vm) -> tuple[Disk, ...]:

@@ -22,7 +22,7 @@ from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
 from stillframe.operations.checksum import text_checksum
-from stillframe.operations.disks import check_no_drift, check_unused, layer_path, place_disks
+from stillframe.operations.disks import check_no_drift, check_place, check_unused, layer_path, place_disks, whole_chain
 from stillframe.operations.requests import Cluster
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
@@ -81,17 +81,24 @@ def plan_rollback(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot, *,
         memory_uuid=memory.uuid if memory else None,
         memory_checksum=memory.checksum if memory else "",
         previous_definition=world.keeper.definition(vm.uuid),
-        disks=tuple(plan_disk(world, vm.uuid, disk, disk.target) for disk in snapshot.disks),
+        disks=tuple(plan_disk(world, vm, disk, disk.target) for disk in snapshot.disks),
     )
 
 
-def plan_disk(world: World, vm_uuid: str, disk: DiskSnapshot, target: str) -> DiskReturn:
-    """How one volume comes back to a snapshot's layer."""
+def plan_disk(world: World, vm: Vm, disk: DiskSnapshot, target: str) -> DiskReturn:
+    """How one volume comes back to a snapshot's layer.
+
+    Raises:
+        Refused: IMAGE_REFUSED or DISK_DRIFTED: what the VM would stand on may not be opened, or is not whole.
+        Failed: STORAGE_FAILED.
+    """
     with world.metadata.read() as tx:
-        volumes = {volume.uuid: volume for volume in tx.layers.volumes(vm_uuid)}
-        layers = {layer.uuid: layer for layer in tx.layers.layers(vm_uuid)}
-        snapshots = tx.snapshots.of_vm(vm_uuid)
+        volumes = {volume.uuid: volume for volume in tx.layers.volumes(vm.uuid)}
+        layers = {layer.uuid: layer for layer in tx.layers.layers(vm.uuid)}
+        snapshots = tx.snapshots.of_vm(vm.uuid)
     volume = volumes[disk.volume_uuid]
+    whole_chain(world, vm, target, layers[disk.layer_uuid])
+    check_place(world, vm, volume)
     old_head = layers[volume.head_layer_uuid]
     frozen = {d.layer_uuid for snapshot in snapshots for d in snapshot.disks}
     has_children = any(layer.parent_uuid == old_head.uuid for layer in layers.values())

@@ -59,7 +59,7 @@ def plan_volume(world: World, cluster: Cluster, vm: Vm, entry: DiskRef) -> Volum
     rules.check_nothing_saving(vm, snapshots)
     placed = place_disks(vm, cluster.uuid, volumes, layers)
     check_no_drift(world, vm, placed, layers)
-    return VolumePlan(vm.uuid, plan_disk(world, vm.uuid, _find(vm, placed, snapshots, entry), entry.DiskDrive))
+    return VolumePlan(vm.uuid, plan_disk(world, vm, _find(vm, placed, snapshots, entry), entry.DiskDrive))
 
 
 def _find(vm: Vm, placed: Sequence[PlacedDisk], snapshots: Sequence[Snapshot], entry: DiskRef) -> DiskSnapshot:

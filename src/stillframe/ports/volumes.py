@@ -48,7 +48,30 @@ class Volumes(Protocol):
         """The image's header, read without taking its lock (a QEMU may have it open); None when no file exists.
 
         Raises:
-            Failed: STORAGE_FAILED when it could not be read or is not of that format.
+            Refused: IMAGE_REFUSED when it may not be opened: no regular file, not of that format, or with a header that
+                is not to be trusted.
+            Failed: STORAGE_FAILED when it could not be looked at.
+        """
+        ...
+
+    def probe_chain(self, path: str, image_format: str) -> tuple[ImageInfo, ...]:
+        """The image and all that it stands on, topmost first, looked at before anybody opens it as an image.
+
+        It ends early where a file is proved absent: the last one then names a backing file.
+
+        Raises:
+            Refused: IMAGE_REFUSED, as ``probe_image``, for any of them; also when one lies outside of the directories
+                that are allowed, or stands on itself. ``desc`` names files below the topmost by their place alone.
+            Failed: STORAGE_FAILED when one could not be looked at.
+        """
+        ...
+
+    def check_directory(self, directory: str) -> None:
+        """Layers can be made in this directory of the service's, which need not exist yet.
+
+        Raises:
+            Refused: IMAGE_REFUSED: it is a symbolic link, or no directory.
+            Failed: STORAGE_FAILED: the service may not write there; ``desc`` says where, and what to do.
         """
         ...
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from stillframe.adapters.volumes import files
+from stillframe.adapters.volumes.headers import Headers
 from stillframe.adapters.volumes.qemu_img import QemuImg
 from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.ports.hypervisor import MergeProgress, OnMerge
 from stillframe.ports.volumes import ImageInfo, OwnedFile
 
 _DAY_S = 24 * 3600.0
+_CHECK_MEMORY_BYTES = 8 << 30  # it counts every cluster: two bytes for each that the file has room for
 _CHECKED = (0, 2, 3)  # qemu-img-check(1): nothing found, corruptions, leaks; 1 is a check that did not come to its end
 
 
@@ -33,8 +35,13 @@ class Qcow2Volumes:
         commit_timeout_s: float = _DAY_S,
         lock_wait_s: float = 10.0,
         merge_bytes_per_s: int = 0,
+        image_directories: Sequence[str] = (),
     ) -> None:
-        """``merge_bytes_per_s``: how fast a merge may be; 0: as fast as it goes."""
+        """``merge_bytes_per_s``: how fast a merge may be; 0: as fast as it goes.
+
+        ``image_directories``: where backing files may lie, beside a disk's own directory and what is below that.
+        """
+        self._headers = Headers(image_directories)
         self._qemu_img = QemuImg(program, lock_wait_s)
         self._call_timeout_s = call_timeout_s
         self._commit_timeout_s = commit_timeout_s
@@ -44,14 +51,29 @@ class Qcow2Volumes:
         """The image's own header, without its lock and without looking at its backing file; None when proved absent.
 
         Raises:
-            Failed: STORAGE_FAILED when it could not be read, is not of that format, or rests on something that is
-                not a plain file (a backing name with a protocol, an external data file).
+            Refused: IMAGE_REFUSED when it may not be opened: it is no regular file, not of that format, or its header
+                is not to be trusted (domain/image_header.py).
+            Failed: STORAGE_FAILED when it could not be looked at, or is marked corrupt.
         """
-        files.check_absolute(path)
-        if not _exists(path):
-            return None
-        arguments = ["info", "--force-share", "--output=json", "-f", image_format, path]
-        return _parse_info(path, self._qemu_img.run(arguments, path, self._call_timeout_s))
+        return self._headers.probe(path, image_format)
+
+    def probe_chain(self, path: str, image_format: str) -> tuple[ImageInfo, ...]:
+        """The image and all that it stands on, topmost first, each looked at; it ends where a file is proved absent.
+
+        Raises:
+            Refused, Failed: as ``probe_image``, for any of them; IMAGE_REFUSED also when one lies outside of the
+                directories that are allowed, or stands on itself.
+        """
+        return self._headers.chain(path, image_format)
+
+    def check_directory(self, directory: str) -> None:
+        """Layers can be made in this directory of the service's, which need not exist yet.
+
+        Raises:
+            Refused: IMAGE_REFUSED: it is a symbolic link, or no directory.
+            Failed: STORAGE_FAILED: the service may not write there.
+        """
+        files.check_directory(directory)
 
     def ensure_overlay(self, path: str, backing_path: str, backing_format: str) -> None:
         """An empty qcow2 of the backing image's virtual size at ``path``, whole or not at all, durable.
@@ -66,16 +88,8 @@ class Qcow2Volumes:
         backing = self._existing(backing_path, backing_format)
         self._check_replaceable(path, backing_path)
         target = Path(path)
-        with files.storage_errors(path):
-            try:
-                part = files.make_part(target, Path(backing_path).stat())
-                self._create(str(part), backing)
-                files.sync_file(part)
-                part.rename(target)
-            except BaseException:
-                files.discard_part(target)
-                raise
-            files.sync_directory(target.parent)
+        with files.storage_errors(path), files.making(target, Path(backing_path).stat()) as part:
+            self._create(part, path, backing)
 
     def ensure_durable(self, path: str) -> None:
         """What was written to the file so far, and its name, survive a power loss when this returns."""
@@ -105,23 +119,23 @@ class Qcow2Volumes:
                 ErrorCase.STORAGE_FAILED,
                 f"{top_path}: its backing file is {top.backing_path or 'none'}, not {base_path}; nothing was merged",
             )
-        # A header without a backing format is an old qemu-img's; guessing as QEMU would is what we never do.
-        if not top.backing_format:
-            raise Failed(ErrorCase.STORAGE_FAILED, f"{top_path}: its header does not say its backing file's format")
         base = self._existing(base_path, top.backing_format)
+        # also when an interrupted merge is taken up again: qemu-img opens all that base stands on
+        self._headers.chain(top_path, "qcow2")
         # -d leaves top's data where it is; without it a crash would find top half emptied. The page cache is used:
         # QEMU orders its metadata by flushes, and the fsync below makes the whole result durable.
         tell = on_progress or (lambda _progress: None)
-        commit = ["commit", "-p", "-d", *self._rate, "-f", "qcow2", "-b", top.backing_path, top_path]
+        commit = ["commit", "-p", "-d", *self._rate, "-f", "qcow2", "-b", top.backing_path, "--", top_path]
         self._qemu_img.run(
             commit,
             top_path,
             self._commit_timeout_s,
             on_percent=lambda percent: tell(MergeProgress(int(top.disk_bytes * percent / 100), top.disk_bytes)),
+            memory_bytes=None,
         )
         if top.virtual_bytes < base.virtual_bytes:
-            resize = ["resize", "-q", "--shrink", "-f", base.format, base_path, str(top.virtual_bytes)]
-            self._qemu_img.run(resize, base_path, self._commit_timeout_s)
+            resize = ["resize", "-q", "--shrink", "-f", base.format, "--", base_path, str(top.virtual_bytes)]
+            self._qemu_img.run(resize, base_path, self._commit_timeout_s, memory_bytes=None)
         self.ensure_durable(base_path)
         tell(MergeProgress(top.disk_bytes, top.disk_bytes))
 
@@ -135,7 +149,7 @@ class Qcow2Volumes:
         self._existing(backing_path, backing_format)
         image = self._existing(path, "qcow2")
         if (image.backing_path, image.backing_format) != (backing_path, backing_format):
-            rebase = ["rebase", "-q", "-u", "-f", "qcow2", "-b", backing_path, "-F", backing_format, path]
+            rebase = ["rebase", "-q", "-u", "-f", "qcow2", "-b", backing_path, "-F", backing_format, "--", path]
             self._qemu_img.run(rebase, path, self._call_timeout_s)
         self.ensure_durable(path)
 
@@ -164,6 +178,7 @@ class Qcow2Volumes:
         """
         files.check_absolute(directory)
         with files.storage_errors(directory):
+            files.check_no_link(Path(directory))
             try:
                 with os.scandir(directory) as entries:
                     found = [_owned_file(entry) for entry in entries if entry.is_file(follow_symlinks=False)]
@@ -197,8 +212,10 @@ class Qcow2Volumes:
         self._existing(path, image_format)
         # by itself, so that what it stands on may be missing or damaged
         alone = {"driver": image_format, "backing": None, "file": {"driver": "file", "filename": path}}
-        arguments = ["check", "--output=json", f"json:{json.dumps(alone)}"]
-        text = self._qemu_img.run(arguments, path, self._commit_timeout_s, accepted=_CHECKED)
+        arguments = ["check", "--output=json", "--", f"json:{json.dumps(alone)}"]
+        text = self._qemu_img.run(
+            arguments, path, self._commit_timeout_s, accepted=_CHECKED, memory_bytes=_CHECK_MEMORY_BYTES
+        )
         try:
             corruptions, errors = (int(json.loads(text).get(key, 0)) for key in ("corruptions", "check-errors"))
         except (ValueError, AttributeError) as error:
@@ -223,12 +240,14 @@ class Qcow2Volumes:
                 f"{path}: exists already, on {existing.backing_path or 'no backing file'} instead of {backing_path}",
             )
         # Without --force-share qemu-img asks for the lock: an overlay that a QEMU writes to is never replaced.
-        self._qemu_img.run(["info", "--output=json", "-f", "qcow2", path], path, self._call_timeout_s)
+        self._qemu_img.run(["info", "--output=json", "-f", "qcow2", "--", path], path, self._call_timeout_s)
 
-    def _create(self, part: str, backing: ImageInfo) -> None:
+    def _create(self, part: int, path: str, backing: ImageInfo) -> None:
         # -u and a given size: qemu-img does not open the backing file, so a running QEMU's lock cannot be in the way.
-        arguments = ["create", "-q", "-u", "-f", "qcow2", "-b", backing.path, "-F", backing.format]
-        self._qemu_img.run([*arguments, part, str(backing.virtual_bytes)], part, self._call_timeout_s)
+        # The part is named by its descriptor: whatever gets its name meanwhile is not written to.
+        arguments = ["create", "-q", "-u", "-f", "qcow2", "-b", backing.path, "-F", backing.format, "--"]
+        arguments += [f"/proc/self/fd/{part}", str(backing.virtual_bytes)]
+        self._qemu_img.run(arguments, path, self._call_timeout_s, pass_fds=(part,))
 
 
 def _owned_file(entry: os.DirEntry[str]) -> OwnedFile | None:
@@ -240,51 +259,3 @@ def _owned_file(entry: os.DirEntry[str]) -> OwnedFile | None:
     except FileNotFoundError:
         return None  # it went while the directory was read
     return OwnedFile(entry.path, entry.name.partition(".")[0], size_bytes, unfinished)
-
-
-def _exists(path: str) -> bool:
-    with files.storage_errors(path):
-        try:
-            Path(path).stat()
-        except FileNotFoundError:
-            return False
-        return True
-
-
-def _parse_info(path: str, text: str) -> ImageInfo:
-    """What ``qemu-img info --output=json`` said (ImageInfo in QEMU's qapi/block-core.json)."""
-    try:
-        said: dict[str, Any] = json.loads(text)
-        specific = said.get("format-specific", {}).get("data", {})
-        info = ImageInfo(
-            path=path,
-            format=str(said["format"]),
-            virtual_bytes=int(said["virtual-size"]),
-            disk_bytes=int(said["actual-size"]),
-            backing_path=_backing_path(path, said),
-            backing_format=str(said.get("backing-filename-format", "")),
-            real_path=os.path.realpath(path),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: qemu-img info gave an unknown answer: {error!r}") from error
-    if specific.get("data-file"):
-        # Its data would be neither synced nor merged nor dropped with it.
-        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: keeps its data in an external data file; not supported")
-    if specific.get("corrupt"):
-        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: is marked corrupt; run qemu-img check")
-    return info
-
-
-def _backing_path(path: str, said: dict[str, Any]) -> str:
-    name = str(said.get("full-backing-filename") or said.get("backing-filename") or "")
-    if not name:
-        return ""
-    # As QEMU's path_has_protocol(): a colon before the first slash makes it something else than a file's path.
-    if ":" in name.partition("/")[0]:
-        raise Failed(
-            ErrorCase.STORAGE_FAILED,
-            f'{path}: its backing file is named "{name}"; only plain file names are supported, no protocols or json:',
-        )
-    absolute = Path(path).parent / name
-    # ".." may climb out of a symbolic link's target, so only the file system can take it out of the name.
-    return str(absolute.parent.resolve() / absolute.name if ".." in absolute.parts else absolute)

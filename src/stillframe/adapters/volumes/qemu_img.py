@@ -1,20 +1,26 @@
 """Running qemu-img: one argument list in, its standard output or a typed outcome out.
 
-No shell, no locale, a time limit on every call. What qemu-img says of an error goes into ``desc`` in its own words.
+No shell, a fixed environment, limits on every call: its time, its processor time, no core file (which would hold a guest's
+data), and where no data is copied its memory. So an image that is made to keep qemu-img busy does not keep the host busy.
+What qemu-img says of an error goes into ``desc`` in its own words.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import os
+import math
 import re
+import resource
 import shutil
-import subprocess
+import subprocess  # nosec B404 # argument lists without a shell, see below
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
+from stillframe.domain.programs import ENVIRONMENT, PATH
 
 _NO_SPACE = ("No space left on device", "Disk quota exceeded")
 # QEMU's words for a byte-range lock that another process holds on the image (block/file-posix.c).
@@ -26,6 +32,9 @@ _LOOK_EVERY_S = 0.2
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 OnPercent = Callable[[float], None]
+
+MEMORY_BYTES = 2 << 30
+"""The address space of a call that copies nothing; the largest tables that it may have to read take 100 MiB."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class QemuImg:
         *,
         accepted: Collection[int] = (0,),
         on_percent: OnPercent | None = None,
+        pass_fds: tuple[int, ...] = (),
+        memory_bytes: int | None = MEMORY_BYTES,
     ) -> str:
         """Standard output of a call that succeeded.
 
@@ -56,6 +67,8 @@ class QemuImg:
             timeout_s: longest run of one attempt.
             accepted: exit statuses that are no failure.
             on_percent: told how far it is, in this thread and ascending, when ``-p`` is among the arguments.
+            pass_fds: descriptors that the process gets under the same numbers.
+            memory_bytes: the largest address space of the process; None: any.
 
         Raises:
             Failed: SPACE_EXHAUSTED or STORAGE_FAILED, with qemu-img's words; the process has ended.
@@ -63,7 +76,10 @@ class QemuImg:
         """
         give_up_at = time.monotonic() + self.lock_wait_s
         while True:
-            returncode, output, words = self._once(arguments, path, timeout_s, on_percent)
+            with self._started(path, arguments, pass_fds) as process:
+                _limit(process.pid, timeout_s, memory_bytes)
+                output, words = _finish(process, arguments[0], path, timeout_s, on_percent)
+            returncode = process.returncode
             if returncode in accepted:
                 return output
             locked = any(lock in words for lock in _LOCKED)
@@ -71,33 +87,52 @@ class QemuImg:
                 raise _failure(arguments[0], path, returncode, words)
             time.sleep(_RETRY_PAUSE_S)
 
-    def _once(
-        self, arguments: Sequence[str], path: str, timeout_s: float, on_percent: OnPercent | None
-    ) -> tuple[int, str, str]:
-        program = shutil.which(self.program)
+    @contextmanager
+    def _started(
+        self, path: str, arguments: Sequence[str], pass_fds: tuple[int, ...]
+    ) -> Iterator[subprocess.Popen[str]]:
+        """The process; should the block end in an error, it is killed."""
+        program = shutil.which(self.program, path=PATH)
         if program is None:
             raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: {self.program} is not installed")
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # nosec B603 # a list, and no shell; paths are absolute and stand behind "--"
             [*_dying_with_us(), program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
+            env=ENVIRONMENT,
+            pass_fds=pass_fds,
             text=True,
             encoding="utf-8",
             errors="replace",
         )
         try:
-            output, words = _follow(process, timeout_s, on_percent)
-        except subprocess.TimeoutExpired:
-            _kill(process, arguments[0], path, timeout_s)
-            raise Failed(
-                ErrorCase.STORAGE_FAILED, f"{path}: qemu-img {arguments[0]} was ended after {timeout_s:g} s"
-            ) from None
+            yield process
         except BaseException:
             process.kill()
             raise
-        return process.returncode, output, words
+
+
+def _limit(pid: int, timeout_s: float, memory_bytes: int | None) -> None:
+    """Set from outside: between fork and exec, in a process with threads, nothing but exec is safe."""
+    limits = {resource.RLIMIT_CPU: math.ceil(timeout_s), resource.RLIMIT_CORE: 0}
+    if memory_bytes is not None:
+        limits[resource.RLIMIT_AS] = memory_bytes
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        for what, most in limits.items():
+            hard = resource.prlimit(pid, what)[1]
+            lowered = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.prlimit(pid, what, (lowered, lowered))
+
+
+def _finish(
+    process: subprocess.Popen[str], command: str, path: str, timeout_s: float, on_percent: OnPercent | None
+) -> tuple[str, str]:
+    try:
+        return _follow(process, timeout_s, on_percent)
+    except subprocess.TimeoutExpired:
+        _kill(process, command, path, timeout_s)
+        raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: qemu-img {command} was ended after {timeout_s:g} s") from None
 
 
 def _follow(process: subprocess.Popen[str], timeout_s: float, on_percent: OnPercent | None) -> tuple[str, str]:
@@ -130,12 +165,14 @@ def _dying_with_us() -> tuple[str, ...]:
     A qemu-img that outlives a killed service would hold the images' locks against recovery. The kernel's parent-death
     signal ends it with us; setpriv (util-linux 2.33) sets it. Without it, waiting for the lock has to do.
     """
-    setpriv = shutil.which("setpriv")
+    setpriv = shutil.which("setpriv", path=PATH)
     if setpriv is None:
         return ()
     prefix = (setpriv, "--pdeathsig", "KILL", "--")
     try:
-        tried = subprocess.run([*prefix, "true"], check=False, capture_output=True, timeout=_KILL_WAIT_S)
+        tried = subprocess.run(  # nosec B603 # a fixed list
+            [*prefix, "true"], check=False, capture_output=True, timeout=_KILL_WAIT_S, env=ENVIRONMENT
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return prefix if tried.returncode == 0 else ()
