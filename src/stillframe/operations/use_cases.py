@@ -19,7 +19,7 @@ from stillframe.domain.tree import SnapshotTree, build_tree
 from stillframe.domain.vm import Vm
 from stillframe.operations import create, delete, forget, keys, links, quotas, rollback, rollback_volumes, tasks
 from stillframe.operations.detail import action_of, inspect_with_volumes
-from stillframe.operations.disks import place_disks
+from stillframe.operations.disks import check_startable, place_disks
 from stillframe.operations.doctor import Doctor, Report
 from stillframe.operations.keys import KeyPage, KeySpec, NewKey
 from stillframe.operations.links import LinkSigner
@@ -221,6 +221,7 @@ class UseCases:
             if vm.state.has_process:
                 raise Refused(ErrorCase.VM_NOT_SHUTOFF, f"{vm.described} is {vm.state.value}")
             self._check_on_heads(vm)
+            check_startable(self.world, vm)
             self.world.power.start(vm.uuid)
 
     def shutdown(self, ref: VmRef, caller: Caller) -> None:
