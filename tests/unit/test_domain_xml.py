@@ -23,6 +23,12 @@ from stillframe.domain.vm import Disk, SourceKind
 
 DOMAINS = Path(__file__).parent / "domains"
 GIB = 1 << 30
+# a billion laughs: 10^9 words, if somebody expanded it
+LAUGHS = (
+    "<!DOCTYPE domain [<!ENTITY a 'hidden-word'>"
+    + "".join(f"<!ENTITY {one} '{f'&{before};' * 10}'>" for before, one in zip("abcdefghi", "bcdefghij", strict=True))
+    + "]><domain><name>&j;</name></domain>"
+)
 
 
 def _load(name: str) -> str:
@@ -153,10 +159,36 @@ def test_memory_is_the_current_one() -> None:
         "<!DOCTYPE domain [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><domain><name>&x;</name></domain>",
         "<!DOCTYPE domain SYSTEM 'http://localhost:1/x.dtd'><domain/>",
         "<domain>\ud800hidden-word</domain>",
+        "<domain>&hidden-word;</domain>",
+        "<domain>hidden-word\0</domain>",
+        "<domain>hidden-word&#1;</domain>",
+        LAUGHS,
+        "<!DOCTYPE domain [<!ENTITY % x SYSTEM 'file:///etc/hostname'>%x;]><domain>hidden-word</domain>",
+        "<!DOCTYPE domain [<!ATTLIST domain hidden-word CDATA 'hidden-word'>]><domain/>",
+        "<x>" * 100_000,
+        "<domain>" + "<x>" * 5_000 + "</x>" * 5_000 + "</domain>",
+        "<domain><name>" + "hidden-word" * 1_000_000 + "</name></domain>",
+        "<domain name='" + "hidden-word" * 1_000_000 + "'/>",
     ],
+    ids=lambda xml: f"{len(xml)}-bytes",
 )
 def test_unreadable_xml_is_refused_without_quoting_it(xml: str) -> None:
     with pytest.raises(Failed) as caught:
         read_disks(xml)
     assert caught.value.case is ErrorCase.HYPERVISOR_FAILED
     assert "hidden-word" not in str(caught.value)
+
+
+def test_an_include_is_not_followed() -> None:
+    included = "<i:include xmlns:i='http://www.w3.org/2001/XInclude' href='/etc/hostname' parse='text'/>"
+    root = parse_domain(f"<?xml-stylesheet href='file:///etc/hostname'?><domain><name>{included}</name></domain>")
+    assert "".join(root.itertext()) == ""
+
+
+def test_a_line_break_in_a_files_name_stays_one() -> None:
+    """As it is libvirt writes it, and a parser makes a blank of it, which would be another file."""
+    disk = "<disk type='file'><source file='/vm/a{}b.img' index='1'/><target dev='vda'/></disk>"
+    for char in "\n\r\t":
+        found = read_disks(f"<domain><devices>{disk.format(char)}</devices></domain>")[0]
+        assert found.path == f"/vm/a{char}b.img"
+        assert "control character" in why_disk_unsupported(found)

@@ -90,6 +90,8 @@ class Vm:
     ``persistent`` is false for a transient domain, which has no saved definition to roll back to.
     ``saved_disks`` are those of the saved definition, which the next start uses; the same while the VM is off.
     ``has_managed_save``: its next start would resume a state that libvirt saved, on the disks of that moment.
+    ``unreadable``: why its configuration could not be read, "" when it could. Then it has no tenant, and which disks it
+    has is not known: only a list shows it, so that one such VM does not hide the others.
     """
 
     uuid: str
@@ -103,6 +105,7 @@ class Vm:
     has_managed_save: bool
     disks: tuple[Disk, ...]
     saved_disks: tuple[Disk, ...]
+    unreadable: str = ""
 
     @property
     def described(self) -> str:

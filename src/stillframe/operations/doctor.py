@@ -111,9 +111,17 @@ class Doctor:
 
     def _known_vms(self) -> tuple[list[Vm] | None, list[Finding]]:
         try:
-            return self._world.inventory.list_vms(), []
+            vms = self._world.inventory.list_vms()
         except StillframeError as error:
             return None, [Finding(FindingKind.NOT_LOOKED_AT, desc=f"libvirt: {describe(error)}")]
+        with self._world.metadata.read() as tx:
+            known = set(tx.layers.vm_uuids())
+        # one that has rows says so itself
+        unreadable = [vm for vm in vms if vm.unreadable and vm.uuid not in known]
+        return vms, [
+            Finding(FindingKind.NOT_LOOKED_AT, vm_uuid=vm.uuid, vm_name=vm.name, desc=vm.unreadable)
+            for vm in unreadable
+        ]
 
     def _vms_to_look_at(self, vms: Collection[Vm]) -> list[str]:
         """Those with rows, with something unfinished, or with a disk where only our layers lie."""

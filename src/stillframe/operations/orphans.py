@@ -55,6 +55,8 @@ def uses_of_files(world: World, known: Known, images: Images) -> Uses:
     """
     uses = Uses(known, images)
     for vm in world.inventory.list_vms():
+        if vm.unreadable:
+            uses.doubts.append(f"which disks {vm.described} has is not known: {vm.unreadable}")
         for disk in file_disks(vm):
             try:
                 _add_disk(world, uses, vm, disk)

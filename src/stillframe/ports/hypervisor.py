@@ -97,7 +97,7 @@ class Inventory(Protocol):
     """Which VMs there are and how they are configured."""
 
     def list_vms(self) -> list[Vm]:
-        """Every domain of the connected libvirt, adopted as it is, by name."""
+        """Every domain of the connected libvirt, adopted as it is, by name; see ``Vm.unreadable``."""
         ...
 
     def get_vm(self, vm_uuid: str) -> Vm:
@@ -105,6 +105,7 @@ class Inventory(Protocol):
 
         Raises:
             Refused: VM_UNKNOWN, proved absent.
+            Failed: HYPERVISOR_FAILED: its configuration cannot be read.
         """
         ...
 

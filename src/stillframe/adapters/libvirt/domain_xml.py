@@ -6,6 +6,7 @@ Errors never quote the XML: it may carry a graphics password.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from lxml import etree
@@ -25,14 +26,18 @@ _BYTES_BY_UNIT: dict[str, int] = {"b": 1, "byte": 1, "bytes": 1} | {
     for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
 _BUS_BY_TARGET_PREFIX = {"fd": "fdc", "hd": "ide", "sd": "scsi", "vd": "virtio", "xv": "xen", "ub": "usb"}
+_FILE_NAME, _BREAK = re.compile(r" file='[^']*'"), re.compile(r"[\n\r\t]")
 _KIND_BY_TYPE = {"file": SourceKind.FILE, "block": SourceKind.BLOCK, "network": SourceKind.NETWORK}
 
 
-def parse_domain(xml: str) -> Element:
-    """The root element of a domain's XML, read without entities, network, DTD or size exemptions.
+def parse_xml(text: str) -> Element:
+    """The root element of any XML that libvirt or a save image gave us.
+
+    It is read without entities, network, DTD or exemptions from the parser's limits on size and depth: whoever may define
+    a domain chose much of it.
 
     Raises:
-        Failed: HYPERVISOR_FAILED: not well-formed, carries a DOCTYPE, or is no <domain>. The text is not quoted.
+        Failed: HYPERVISOR_FAILED: not well-formed, or carries a DOCTYPE. The text is not quoted.
     """
     parser = etree.XMLParser(
         encoding="utf-8",  # the text is already decoded; a declaration inside it no longer speaks the truth
@@ -43,13 +48,24 @@ def parse_domain(xml: str) -> Element:
         strip_cdata=False,
     )
     try:
-        root = etree.fromstring(xml.encode(), parser)
+        root = etree.fromstring(text.encode(), parser)
     except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
         line = error.lineno if isinstance(error, etree.XMLSyntaxError) else "?"
         # the parser's own words may quote the text, so only the place is told
         raise Failed(ErrorCase.HYPERVISOR_FAILED, f"a domain XML is not well-formed (line {line})") from None
     if root.getroottree().docinfo.internalDTD is not None:
         raise Failed(ErrorCase.HYPERVISOR_FAILED, "a domain XML carries a DOCTYPE")
+    return root
+
+
+def parse_domain(xml: str) -> Element:
+    """The root element of a domain's XML; see ``parse_xml``.
+
+    Raises:
+        Failed: HYPERVISOR_FAILED: see ``parse_xml``; also when it is no <domain>.
+    """
+    # libvirt writes a line break in a file's name as it is, and a parser makes a blank of it: that is another file
+    root = parse_xml(_FILE_NAME.sub(lambda found: _BREAK.sub(lambda char: f"&#{ord(char[0])};", found[0]), xml))
     if root.tag != "domain":
         raise Failed(ErrorCase.HYPERVISOR_FAILED, "an XML is not a <domain>")
     return root

@@ -15,8 +15,8 @@ from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.inspect_info import InspectFacts, read_inspect
 from stillframe.domain.compute import ComputeInspectInfo
-from stillframe.domain.errors import ErrorCase, Refused
-from stillframe.domain.vm import Action, PowerState, SourceKind, Vm
+from stillframe.domain.errors import ErrorCase, Failed, Refused
+from stillframe.domain.vm import Action, Disk, PowerState, SourceKind, Vm
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: PowerState.NOSTATE,
@@ -46,7 +46,7 @@ class LibvirtInventory:
             found: list[Vm] = []
             for domain in conn.listAllDomains(0):
                 try:
-                    found.append(_read_vm(domain))
+                    found.append(_read_or_say_why(domain))
                 except libvirt.libvirtError as error:
                     # undefined between the listing and the look: proved absent
                     if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
@@ -56,11 +56,11 @@ class LibvirtInventory:
         return self._connection.call("list domains", act)
 
     def get_vm(self, vm_uuid: str) -> Vm:
-        return self._connection.domain_call("look up", vm_uuid, _read_vm)
+        return self._connection.domain_call("look up", vm_uuid, _read_one)
 
     def inspect(self, vm_uuid: str) -> ComputeInspectInfo:
         def act(domain: Any) -> ComputeInspectInfo:
-            vm = _read_vm(domain)
+            vm = _read_one(domain)
             xml = domain.XMLDesc(0)
             files = [disk for disk in vm.disks if disk.source is not SourceKind.EMPTY]
             return read_inspect(
@@ -71,7 +71,7 @@ class LibvirtInventory:
                     ga_state=_agent_state(xml),
                     create_time=0,  # libvirt does not keep it
                     modify_time=0,
-                    capacities={disk.target: _capacity_bytes(domain, disk.target) for disk in files},
+                    capacities={disk.target: _capacity_bytes(domain, disk) for disk in files},
                     is_shared={
                         disk.target: is_on_shared_file_system(disk.path)
                         for disk in files
@@ -172,9 +172,50 @@ def _read_vm(domain: Any) -> Vm:
     )
 
 
-def _capacity_bytes(domain: Any, target: str) -> int:
+def _read_one(domain: Any) -> Vm:
+    vm = _read_or_say_why(domain)
+    if vm.unreadable:
+        raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{vm.described}: its configuration cannot be read: {vm.unreadable}")
+    return vm
+
+
+def _read_or_say_why(domain: Any) -> Vm:
+    """The VM, or what little is known of it without its XML.
+
+    Whoever may define a domain may give it one that libvirt takes and nobody can read again: metadata with an entity of a
+    DTD that libvirt drops, or so much of it that no reply can hold it.
+    """
     try:
-        return int(domain.blockInfo(target, 0)[0])
+        return _read_vm(domain)
+    except Failed as error:
+        why = error.desc
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+        why = error.get_error_message()
+    # where these calls are answered, it is this domain's XML alone that cannot be had
+    return Vm(
+        uuid=domain.UUIDString(),
+        name=domain.name(),
+        state=_STATES[domain.state()[0]],
+        persistent=bool(domain.isPersistent()),
+        tenant="",
+        tenant_name="",
+        namespace="",
+        memory_bytes=0,
+        has_managed_save=False,
+        disks=(),
+        saved_disks=(),
+        unreadable=why,
+    )
+
+
+def _capacity_bytes(domain: Any, disk: Disk) -> int:
+    # of a VM that is off libvirt opens the file itself: it would wait for ever at a FIFO, and wake a device
+    if disk.source is SourceKind.FILE and not Path(disk.path).is_file():
+        return 0
+    try:
+        return int(domain.blockInfo(disk.target, 0)[0])
     except libvirt.libvirtError:
         return 0  # a source that cannot be opened has no capacity to show; the call that needs it will say why
 
