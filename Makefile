@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup demo up test test-fast fault soak lint bench docs-errors clean
+.PHONY: help setup demo up test test-fast fault soak lint audit bench docs-errors clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,11 +36,17 @@ MINUTES ?= 10
 soak: setup ## random steps against the model for MINUTES=n minutes, with fresh seeds
 	$(AS_ROOT) $(PYTHON) scripts/soak.py --minutes $(MINUTES)
 
-lint: setup ## ruff, mypy --strict, import-linter
+lint: setup ## ruff, mypy --strict, import-linter, bandit
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/bandit -q -r src
+
+audit: setup ## ask PyPI for known vulnerabilities of what uv.lock names; needs its network service, see docs/security.md
+	@# --strict: a package that could not be asked about is a failure, not a clean one
+	"$$(command -v uv || echo build/uv/bin/uv)" export -q --frozen --all-groups --no-emit-project -o build/audit.txt
+	.venv/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r build/audit.txt
 
 bench: setup ## measure against virsh and write docs/benchmarks.md
 	$(AS_ROOT) $(PYTHON) benchmarks/bench.py --write docs/benchmarks.md
