@@ -62,7 +62,13 @@ def _why_no_tls(certificate: Path, key: Path) -> str:
 
 def local_url(scheme: str, host: str, port: int) -> str:
     """How commands on this machine reach a service that listens there."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared with, not bound to
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        reachable = host  # a name
+    else:
+        own = "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004 -- the version is its name
+        reachable = own if address.is_unspecified else host
     return f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
 
 

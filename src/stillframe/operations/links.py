@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.operations.world import World
 
-_SECRET = "link_secret"  # noqa: S105 -- the name of a fact, not its value
+_SECRET = "link_secret"  # noqa: S105 -- a name, not a value  # nosec B105 # the name of a fact
 _SECRET_BYTES = 32
 _MOMENT = re.compile(r"[0-9]{1,12}")
 SCREENSHOT = "screenshot"  # what such a link is for
