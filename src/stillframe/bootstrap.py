@@ -142,7 +142,11 @@ def serve(settings: Settings, watch: Watch = unwatched) -> int:
         )
         return 1
     except OSError as error:
-        print(f"cannot use {settings.state}: {error}\n无法使用 {settings.state}", file=sys.stderr)  # noqa: T201
+        print(  # noqa: T201 -- see above
+            f"cannot use {settings.state}: {error}; the service runs as uid {os.geteuid()} and must own this directory\n"
+            f"无法使用 {settings.state}：服务以 uid {os.geteuid()} 运行，该目录须归其所有",
+            file=sys.stderr,
+        )
         return 1
 
 

@@ -17,12 +17,14 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,16 +40,16 @@ _MOUNTS = {
     "cache": "/var/cache/libvirt",
 }
 
-# Guests run as root without confinement, cgroups or virtlogd: none of these is to be had in a container.
+# Guests run without confinement, cgroups or virtlogd: none of these is to be had in a container.
 _QEMU_CONF = """\
 stdio_handler = "file"
-user = "root"
-group = "root"
+user = "{user}"
+group = "{group}"
 security_driver = "none"
 cgroup_controllers = []
 namespaces = []
 dynamic_ownership = 1
-remember_owner = 0
+remember_owner = {remember_owner}
 """
 
 _LIBVIRTD_CONF = """\
@@ -55,7 +57,8 @@ listen_tls = 0
 listen_tcp = 0
 auth_unix_ro = "none"
 auth_unix_rw = "none"
-unix_sock_rw_perms = "0700"
+unix_sock_rw_perms = "{permissions}"
+unix_sock_group = "{group}"
 host_uuid = "{host_uuid}"
 log_outputs = "2:file:{log}"
 """
@@ -63,10 +66,26 @@ log_outputs = "2:file:{log}"
 # $0 is the private directory, the arguments are the mounts' names and targets, then the daemon's command line.
 _ENTER = """\
 set -e
+[ ! -e "$0/kvm" ] || mount --bind "$0/kvm" /dev/kvm
 while [ "$1" != -- ]; do mkdir -p "$2"; mount --bind "$0/$1" "$2"; shift 2; done
 shift
 exec "$@"
 """
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Who may do what: by default everything is root's.
+
+    ``socket_group``: who may use the daemon, as libvirtd.conf has it ("+1234" is a number). ``qemu_user`` and
+    ``qemu_group``: whose QEMU is. ``remember_owner``: files get their owner back when a guest ends, else they are root's.
+    """
+
+    socket_group: str = "root"
+    socket_permissions: str = "0700"
+    qemu_user: str = "root"
+    qemu_group: str = "root"
+    remember_owner: bool = False
 
 
 class PrivateLibvirtd:
@@ -76,7 +95,8 @@ class PrivateLibvirtd:
     the private directory is gone, also when the body raised.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rights: Rights | None = None) -> None:
+        rights = rights or Rights()
         # A socket's path holds 107 bytes: stay short, whatever TMPDIR says.
         self.directory = Path(tempfile.mkdtemp(prefix="sfd-", dir="/tmp"))
         self.log = self.directory / "libvirtd.log"
@@ -86,10 +106,20 @@ class PrivateLibvirtd:
         self._namespaces: list[int] = []  # open descriptors: they keep the inode numbers from being used again
         for name in _MOUNTS:
             (self.directory / name).mkdir()
-        (self.directory / "etc" / "qemu.conf").write_text(_QEMU_CONF)
-        (self.directory / "etc" / "libvirtd.conf").write_text(
-            _LIBVIRTD_CONF.format(host_uuid=uuid.uuid4(), log=self.log)
+        if rights != Rights():
+            self.directory.chmod(0o711)  # others may pass through to the socket
+            _let_in_group_kvm(self.directory / "kvm")
+        qemu = _QEMU_CONF.format(
+            user=rights.qemu_user, group=rights.qemu_group, remember_owner=int(rights.remember_owner)
         )
+        (self.directory / "etc" / "qemu.conf").write_text(qemu)
+        daemon = _LIBVIRTD_CONF.format(
+            host_uuid=uuid.uuid4(),
+            log=self.log,
+            permissions=rights.socket_permissions,
+            group=rights.socket_group,
+        )
+        (self.directory / "etc" / "libvirtd.conf").write_text(daemon)
 
     @property
     def uri(self) -> str:
@@ -212,6 +242,18 @@ class PrivateLibvirtd:
                 self._reaper.wait()
         self._reaper = None
         self._pid_file.unlink(missing_ok=True)
+
+
+def _let_in_group_kvm(node: Path) -> None:
+    """A device for the daemon's own /dev/kvm, as udev makes it.
+
+    Where only root may open it, a libvirtd whose QEMU has another user takes what it has found out of QEMU for outdated at
+    every single call, and finds it out again.
+    """
+    if Path("/dev/kvm").exists():
+        os.mknod(node, stat.S_IFCHR | 0o660, Path("/dev/kvm").stat().st_rdev)
+        node.chmod(0o660)
+        shutil.chown(node, group="kvm")
 
 
 def _all_pids() -> list[int]:

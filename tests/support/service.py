@@ -59,6 +59,7 @@ class Service:
     def __init__(self, connect: str = "", **settings: str) -> None:
         self.state = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
         self.made.append(self.state)
+        self.prefix: list[str] = []  # what stands before the command: it may give up rights (unprivileged.py)
         self.connect = connect or f"qemu:///embed?root={self.state / 'libvirt'}"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -80,6 +81,7 @@ class Service:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *self.prefix,
                     *(STILLFRAME, "serve", "--listen", f"127.0.0.1:{self.port}"),
                     *("--state", str(self.state), "--connect", self.connect),
                 ],

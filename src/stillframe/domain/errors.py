@@ -231,17 +231,17 @@ class ErrorCase(Enum):
         "the virtual machine has as many snapshots as it may have; delete one first",
         "虚拟机的快照数量已达上限；请先删除部分快照",
     )
-    TOO_BUSY = Case(
-        23023,
-        503,
-        "too many operations are under way; repeat when one has ended",
-        "正在执行的操作过多；请待其中一些完成后重试",
-    )
     IMAGE_REFUSED = Case(
         23022,
         409,
         "an image file of this virtual machine is not one that Stillframe opens; see desc for which disk and why",
         "该虚拟机的镜像文件不符合 Stillframe 的打开条件；涉及的磁盘和原因详见 desc",
+    )
+    TOO_BUSY = Case(
+        23023,
+        503,
+        "too many operations are under way; repeat when one has ended",
+        "正在执行的操作过多；请待其中一些完成后重试",
     )
     MEMORY_DAMAGED = Case(
         24001,
