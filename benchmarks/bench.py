@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -32,6 +30,7 @@ from peers import (
 from report import CHANGES_MIB, Guest, Measurements, Run, document, facts, table, verdicts
 from witness_gap import ConsoleTail
 
+from support.ending import end_in_order
 from support.private_libvirtd import PrivateLibvirtd
 from support.service import Service, running_service
 
@@ -115,8 +114,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     guest = Guest(512, 300) if given.quick else Guest(1024, 600)
     rounds = 1 if given.quick else max(1, given.rounds)
-    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _end_in_order)
+    end_in_order()
     begun_s = time.monotonic()
     with PrivateLibvirtd() as daemon, running_service(daemon.uri) as service:
         bench = Bench(service, Virsh(daemon.uri), guest)
@@ -134,14 +132,6 @@ def main(arguments: list[str]) -> int:
         given.write.write_text(document(bench.measured, checked, run), encoding="utf-8")
         print(f"written: {given.write}")
     return 0
-
-
-def _end_in_order(number: int, _frame: FrameType | None) -> None:
-    """The first signal unwinds everything; further ones must not interrupt that."""
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)
-    print(f"\nended by {signal.Signals(number).name}: cleaning up", file=sys.stderr, flush=True)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from support.ending import end_in_order
 from support.lab import Lab, make_vm, open_lab, settle
 from support.ledger import rows
 from support.service import SNAPSHOT, Vm, eventually
@@ -80,6 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--vms", type=int, default=1000)
     chosen = parser.parse_args()
+    end_in_order()
     striker = Striker()
     try:
         with open_lab(striker) as lab:

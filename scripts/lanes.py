@@ -3,17 +3,21 @@
     python scripts/lanes.py [pytest options]
 
 The lanes share nothing: each has its own services, libvirts and directories. Lines are shown as they come, with the lane's
-name in front.
+name in front. Told to end, they end when both lanes have ended what they had started.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import IO
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from support.ending import end_in_order
 
 LANES = {
     "guests": ("tests/integration",),
@@ -27,32 +31,33 @@ def show(lane: str, lines: IO[str]) -> None:
         sys.stdout.flush()
 
 
+def start(paths: tuple[str, ...], options: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", *options, *paths],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        # progress would be held back in a pipe
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
 def main(options: list[str]) -> int:
-    running = {
-        lane: subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, *paths],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # progress would be held back in a pipe
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        for lane, paths in LANES.items()
-    }
-    shown = [
-        threading.Thread(target=show, args=(lane, process.stdout))
-        for lane, process in running.items()
-        if process.stdout is not None
-    ]
-    for thread in shown:
-        thread.start()
+    end_in_order()
+    running: dict[str, subprocess.Popen[str]] = {}
+    shown: list[threading.Thread] = []
     try:
+        for lane, paths in LANES.items():
+            running[lane] = start(paths, options)
+            shown.append(threading.Thread(target=show, args=(lane, running[lane].stdout)))
+            shown[-1].start()
         for process in running.values():
             process.wait()
     except KeyboardInterrupt:
         for process in running.values():
-            process.send_signal(signal.SIGINT)
+            process.terminate()
+        for process in running.values():
             process.wait()
     for thread in shown:
         thread.join()

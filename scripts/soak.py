@@ -22,6 +22,7 @@ from fault.live import open_live_bench
 from fault.test_truth import run_truth
 from fault.test_truth_live import STEPS as LIVE_STEPS
 from fault.truth import Figures, open_bench
+from support.ending import end_in_order
 
 LIVE_EVERY = 5  # rounds on a shut-off VM to one on a guest that runs
 
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, help="the first round's; the others are drawn")
     told = parser.parse_args()
+    end_in_order()
     total, seeds, bad = Figures(), [], []
     begun = time.monotonic()
     number = told.seed if told.seed is not None else secrets.randbelow(1 << 32)

@@ -8,7 +8,6 @@ Exit code 1 when a cell failed. A cell that failed gets a new lab, so that the n
 from __future__ import annotations
 
 import argparse
-import signal
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from fault.matrix import Cell, Course, cells, observe, run_cell
 from fault.scenarios import SCENARIOS, Scenario
 from fault.table import BEGIN, END, Result, table
+from support.ending import end_in_order
 from support.lab import Lab, open_lab
 from support.struck import Striker
 
@@ -88,8 +88,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only scenarios whose name holds this text")
     parser.add_argument("--write", type=Path, help="the document that gets the table")
     chosen = parser.parse_args()
-    # whoever ends us ends our guests and daemons too
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
+    end_in_order()
     begun = time.monotonic()
     striker = Striker()
     bench = Bench(striker)
