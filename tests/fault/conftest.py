@@ -40,8 +40,14 @@ def lab(striker: Striker, lab_settings: dict[str, str]) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def ground(daemon: PrivateLibvirtd, striker: Striker) -> Iterator[Ground]:
-    service = StruckService(striker, daemon.uri, host_patience_s=str(PATIENCE_S))
+def ground_settings() -> dict[str, str]:
+    """How the ground's service is set; a module that wants it otherwise has a fixture of this name."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def ground(daemon: PrivateLibvirtd, striker: Striker, ground_settings: dict[str, str]) -> Iterator[Ground]:
+    service = StruckService(striker, daemon.uri, **{"host_patience_s": str(PATIENCE_S), **ground_settings})
     ground = Ground(daemon, service)
     try:
         service.start()

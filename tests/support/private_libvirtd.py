@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -149,6 +150,18 @@ class PrivateLibvirtd:
         """End the daemon by SIGKILL; its guests run on. Does nothing when it does not run."""
         self._end(signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def hung(self) -> Iterator[None]:
+        """Inside, the daemon is stopped (SIGSTOP): connections are taken, nothing is answered. Then it goes on."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            while _state(pid) != "T":
+                time.sleep(0.001)
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def guest_pids(self) -> list[int]:
         """The processes that live in the daemon's mount namespaces, the daemon left out: its QEMUs."""
         inodes = {os.fstat(descriptor).st_ino for descriptor in self._namespaces}
@@ -203,6 +216,11 @@ class PrivateLibvirtd:
 
 def _all_pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _state(pid: int) -> str:
+    """All threads of a process that was sent SIGSTOP stand still when this is "T"."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _mount_namespace(pid: int) -> int | None:

@@ -25,6 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOKING_THREADS = 16
+RECALLING_THREADS = 8
 # A VM has one operation at a time and the rest is refused at once: this bounds how many VMs work in parallel.
 ACTING_THREADS = 64
 
@@ -41,17 +42,24 @@ Follow = dict[str, dict[str, Any]]
 
 
 class Door:
-    """The use cases as coroutines. Reads and mutations have threads of their own: long deletes cannot starve a list."""
+    """The use cases as coroutines. Each way in has threads of its own: long deletes cannot starve a list, nor can a
+    hypervisor that hangs starve what it is not asked for.
+    """
 
     def __init__(self, use_cases: UseCases, settings: Settings) -> None:
         self.use_cases = use_cases
         self.settings = settings
         self._looking = anyio.CapacityLimiter(LOOKING_THREADS)
+        self._recalling = anyio.CapacityLimiter(RECALLING_THREADS)
         self._acting = anyio.CapacityLimiter(ACTING_THREADS)
 
     async def look(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a reading use case."""
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._looking)
+
+    async def recall(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a use case that asks nothing but the database and our own files, and is done at once."""
+        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._recalling)
 
     async def look_with_links(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, Links]:
         """``look``, with what makes the links in its answer."""

@@ -116,7 +116,7 @@ async def rollback(body: RollbackBody, door: DoorOf, caller: CallerOf) -> Respon
     snapshot = await door.act(
         door.use_cases.rollback, body.ref, body.name, body.domain_memory or False, body.marked(caller)
     )
-    links = await door.look(door.links)
+    links = await door.recall(door.links)
     return answer(snapshot_data(snapshot, links))
 
 
@@ -169,7 +169,7 @@ async def get_screenshot(
         if principal is not None:
             good_s, png = _KEPT_S, await door.look(door.use_cases.screenshot, uuid, principal)
         else:
-            good_s, png = await door.look(door.use_cases.screenshot_by_link, uuid, expires, signature)
+            good_s, png = await door.recall(door.use_cases.screenshot_by_link, uuid, expires, signature)
     except StillframeError as error:
         return respond_to(request, error)
     # a snapshot's screen never changes; private, since it shows what a user saw

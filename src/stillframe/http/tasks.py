@@ -119,7 +119,7 @@ def task_data(task: Task) -> TaskData:
 @needs(Need.LOOK)
 async def list_tasks(params: Annotated[TaskListParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """Every operation, newest first, in pages that stay as they are while new ones begin."""
-    page = await door.look(door.use_cases.list_tasks, params.query, viewer)
+    page = await door.recall(door.use_cases.list_tasks, params.query, viewer)
     return answer(TaskListData(list=[task_data(task) for task in page.tasks], next=page.next))
 
 
@@ -127,7 +127,7 @@ async def list_tasks(params: Annotated[TaskListParams, Query()], door: DoorOf, v
 @needs(Need.LOOK)
 async def get_task(params: Annotated[TaskParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """One operation: its state, how far it is, and why it failed if it did."""
-    return answer(task_data(await door.look(door.use_cases.get_task, params.cluster_uuid, params.uuid, viewer)))
+    return answer(task_data(await door.recall(door.use_cases.get_task, params.cluster_uuid, params.uuid, viewer)))
 
 
 @router.post(f"{TASK}/cancel", operation_id="cancelTask", responses=acts(TaskData))
@@ -138,4 +138,4 @@ async def cancel_task(body: TaskCancelBody, door: DoorOf, caller: CallerOf) -> R
     `X-Operation-Id` is the cancelled task itself. Another one is refused, and `desc` says why.
     """
     # not among those who act: long work, which it is to end, may hold all their threads
-    return answer(task_data(await door.look(door.use_cases.cancel_task, body.cluster_uuid or "", body.uuid, caller)))
+    return answer(task_data(await door.recall(door.use_cases.cancel_task, body.cluster_uuid or "", body.uuid, caller)))

@@ -11,6 +11,8 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +30,14 @@ from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
 from stillframe.adapters.libvirt.screenshot import take_screenshot
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.domain.snapshot import CaptureMode
-from stillframe.ports.hypervisor import CaptureProgress, DiskSwitch, OnMerge, PointInTime, PointRequest
+from stillframe.ports.hypervisor import (
+    CaptureProgress,
+    DiskSwitch,
+    MergeProgress,
+    OnMerge,
+    PointInTime,
+    PointRequest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +95,7 @@ class LibvirtPointInTime:
                 screenshot_note=note,
             )
 
-        return self._connection.call(f"fix a point in time (VM {request.vm_uuid})", act, timeout_s=_FIX_TIMEOUT_S)
+        return self._connection.call("fix a point in time", act, vm_uuid=request.vm_uuid, timeout_s=_FIX_TIMEOUT_S)
 
     def _fix_shut_off(self, conn: Any, request: PointRequest, definition_xml: str) -> PointInTime:
         if request.memory_path is not None:
@@ -108,14 +117,11 @@ class LibvirtPointInTime:
 
     def abandon_point(self, request: PointRequest) -> None:
         def act(conn: Any) -> None:
-            domain = conn.lookupByUUIDString(request.vm_uuid)
-            unless_it_dies(domain, lambda: self._take_back(domain, request))
+            with self._letting_go(request.memory_path):
+                domain = conn.lookupByUUIDString(request.vm_uuid)
+                unless_it_dies(domain, lambda: self._take_back(domain, request))
 
-        try:
-            self._connection.call(f"take a point in time back (VM {request.vm_uuid})", act, timeout_s=_STEP_TIMEOUT_S)
-        finally:
-            if request.memory_path is not None:
-                self._let_go(request.memory_path)
+        self._connection.call("take a point in time back", act, vm_uuid=request.vm_uuid, timeout_s=_STEP_TIMEOUT_S)
 
     def _take_back(self, domain: Any, request: PointRequest) -> None:
         # first of all the guest runs again; all else can wait
@@ -142,12 +148,16 @@ class LibvirtPointInTime:
             xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
             conn.defineXML(rewrite.with_disk_paths(xml, disk_paths))
 
-        self._connection.call(f"switch disks of the definition (VM {vm_uuid})", act)
+        self._connection.call("switch disks of the definition", act, vm_uuid=vm_uuid)
 
     def commit_live(self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
+        def tell(progress: MergeProgress) -> None:
+            self._connection.check_wanted()
+            on_progress(progress)
+
         def act(domain: Any) -> None:
             try:
-                commit_live(domain, target, top_path, base_path, on_progress, bytes_per_s=self._merge_bytes_per_s)
+                commit_live(domain, target, top_path, base_path, tell, bytes_per_s=self._merge_bytes_per_s)
             except (libvirt.libvirtError, QmpError, StillframeError) as error:
                 if not has_died(domain):
                     raise
@@ -172,25 +182,24 @@ class LibvirtPointInTime:
         return self._connection.domain_call("look at the memory capture", vm_uuid, act)
 
     def release_capture(self, vm_uuid: str, memory_path: str) -> None:
-        def act(domain: Any) -> None:
-            unless_it_dies(domain, lambda: migration.release(Qmp(domain), memory_path))
+        def act(conn: Any) -> None:
+            with self._letting_go(memory_path):
+                domain = conn.lookupByUUIDString(vm_uuid)
+                unless_it_dies(domain, lambda: migration.release(Qmp(domain), memory_path))
 
-        try:
-            self._connection.domain_call("release the memory capture", vm_uuid, act)
-        finally:
-            self._let_go(memory_path)
+        self._connection.call("release the memory capture", act, vm_uuid=vm_uuid)
 
     def abandon_capture(self, vm_uuid: str, memory_path: str) -> None:
-        def act(domain: Any) -> None:
-            unless_it_dies(domain, lambda: _cancel_capture(domain, memory_path))
+        def act(conn: Any) -> None:
+            with self._letting_go(memory_path):
+                domain = conn.lookupByUUIDString(vm_uuid)
+                unless_it_dies(domain, lambda: _cancel_capture(domain, memory_path))
 
         try:
-            self._connection.domain_call("abandon the memory capture", vm_uuid, act)
+            self._connection.call("abandon the memory capture", act, vm_uuid=vm_uuid)
         except Refused as error:
             if error.case is not ErrorCase.VM_UNKNOWN:
                 raise
-        finally:
-            self._let_go(memory_path)
 
     def _hold(self, memory_path: str) -> int:
         # O_RDWR is refused by QEMU: it asks the set for a descriptor that is only for writing
@@ -199,11 +208,16 @@ class LibvirtPointInTime:
             self._held[memory_path] = fd
         return fd
 
-    def _let_go(self, memory_path: str) -> None:
-        with self._held_lock:
-            fd = self._held.pop(memory_path, None)
-        if fd is not None:
-            os.close(fd)
+    @contextmanager
+    def _letting_go(self, memory_path: str | None) -> Iterator[None]:
+        """Our descriptor is closed at the end; inside an act, so that no earlier one about the VM still hands it on."""
+        try:
+            yield
+        finally:
+            with self._held_lock:
+                fd = self._held.pop(memory_path, None) if memory_path is not None else None
+            if fd is not None:
+                os.close(fd)
 
 
 def _take_disk_back(domain: Any, switch: DiskSwitch, bytes_per_s: int) -> None:

@@ -1,6 +1,6 @@
 """The connections to libvirt: opened when needed, reopened when broken, every call bounded and its outcome typed.
 
-libvirt's calls block and may hang; each runs in a worker thread of this file and is waited for with a time-out.
+libvirt's calls block and may hang; each runs in a thread of its own and is waited for with a limit (calls.py).
 
 A daemon takes five requests at a time from one connection (max_client_requests in libvirtd.conf). While five wait it reads
 no more, not even keepalives, so that libvirt's client breaks the connection: five slow virtual machines would take every
@@ -15,17 +15,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import libvirt
 from blake3 import blake3
 
+from stillframe.adapters.libvirt.calls import Calls, NoAnswerError, Pulse
 from stillframe.adapters.libvirt.qmp import QmpError
 from stillframe.adapters.libvirt.reaper import QemuReaper
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError, Unknown
@@ -35,9 +34,10 @@ T = TypeVar("T")
 
 SYSTEM_URI = "qemu:///system"
 _EMBED_PREFIX = "qemu:///embed?root="
-_WORKERS = 32
-# what may take longer has workers of its own, or a few merges of hours would keep everything else from libvirt
-_LONG_CALL_S, _LONG_WORKERS = 300.0, 256
+# how long a libvirt that left a call without an answer has for a greeting, before it is taken to hang altogether
+_PULSE_WAIT_S = 2.0
+_CLOSE_WAIT_S = 2.0
+_LOOK_WAIT_S = 5.0
 _RECONNECT_WAIT_S = 20.0
 _CALLS_OF_ONE = 3  # of the five that libvirtd takes, because a call may leave a request behind that it gave up
 # sun_path holds 108 bytes; below the root libvirt adds lib/qemu/domain-NNNNNN-<20 characters>/monitor.sock
@@ -106,12 +106,17 @@ def embedded_uri(root: Path) -> str:
 
 
 def choose_uri(wanted: str, embed_root: Path) -> str:
-    """The wanted URI, else the system daemon where one answers, else the embedded driver below ``embed_root``."""
+    """The wanted URI, else the system daemon where there is one, else the embedded driver below ``embed_root``.
+
+    One that is there and hangs is not passed over: its guests are its own.
+    """
     if wanted:
         return wanted
     _ensure_event_loop()
     try:
-        libvirt.open(SYSTEM_URI).close()
+        Calls().run("look for a libvirt daemon", "", lambda: libvirt.open(SYSTEM_URI).close(), _LOOK_WAIT_S)
+    except NoAnswerError:
+        log.warning("the libvirt daemon does not answer")
     except libvirt.libvirtError as error:
         log.info("no libvirt daemon answers (%s): the embedded driver is used", error.get_error_message())
         return embedded_uri(_short_root(embed_root))
@@ -152,8 +157,9 @@ class Connection:
         self._lines: list[_Line] = []
         self._lock = threading.Lock()  # of the lines; never held while libvirt is waited for
         self._opening = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="libvirt")
-        self._long_pool = ThreadPoolExecutor(max_workers=_LONG_WORKERS, thread_name_prefix="libvirt-long")
+        self._closed = False
+        self._calls = Calls()
+        self._pulse = Pulse(self._greet)
 
     @property
     def is_embedded(self) -> bool:
@@ -173,7 +179,14 @@ class Connection:
             self._await_reconnected(Path(self.uri.removeprefix(_EMBED_PREFIX)))
 
     def close(self) -> None:
-        """Let go of the connections; guests go on."""
+        """Let go of the connections; guests go on. A libvirt that hangs is not waited for."""
+        self._closed = True
+        # in a thread: saying goodbye is a call as well
+        closer = threading.Thread(target=self._close, name="libvirt: close", daemon=True)
+        closer.start()
+        closer.join(_CLOSE_WAIT_S)
+
+    def _close(self) -> None:
         with self._lock:
             lines, self._lines = self._lines, []
         for line in lines:
@@ -181,57 +194,72 @@ class Connection:
                 line.conn.close()
             except libvirt.libvirtError:
                 log.warning("closing a connection failed", exc_info=True)
-        for pool in (self._pool, self._long_pool):
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def hurried_reaping(self) -> AbstractContextManager[None]:
         """Around calls that wait for a QEMU process to be gone."""
         return self._reaper.hurried() if self._reaper is not None else nullcontext()
 
-    def call(self, what: str, act: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
-        """Run ``act(virConnect)`` in a worker thread and wait for its end.
+    def call(self, what: str, act: Callable[[Any], T], *, vm_uuid: str = "", timeout_s: float | None = None) -> T:
+        """Run ``act(virConnect)`` in a thread of its own and wait for its end. ``vm_uuid``: the VM that it concerns.
 
-        What has not begun when it is given up never begins: by then its caller may have undone what it was part of.
+        What has not begun when it is given up never begins: by then its caller may have undone what it was part of. What
+        has begun may still come about; until it has ended, no other call begins about the same VM. While libvirt is
+        known to answer nothing at all, nothing is sent.
 
         Raises:
             Refused: VM_UNKNOWN when libvirt proved the domain absent; HYPERVISOR_FAILED when it said no.
             Failed: HYPERVISOR_FAILED, HOST_UNREACHABLE (nothing was sent).
-            Unknown: HYPERVISOR_FAILED when no answer came in time, HOST_UNREACHABLE when the connection broke.
+            Unknown: HYPERVISOR_FAILED when no answer came in time, HOST_UNREACHABLE when the connection broke or
+                libvirt hangs.
         """
+        words = f"{what} (VM {vm_uuid})" if vm_uuid else what
+        if missing_s := self._pulse.missing_s:
+            raise Failed(ErrorCase.HOST_UNREACHABLE, f"{words}: libvirt has answered nothing for {missing_s:.0f} s")
         limit_s = self.call_timeout_s if timeout_s is None else timeout_s
-        pool = self._long_pool if limit_s > _LONG_CALL_S else self._pool
-        given_up = threading.Event()
-        silence = partial(Unknown, ErrorCase.HYPERVISOR_FAILED, f"{what}: no answer from libvirt within {limit_s:g} s")
-
-        def run() -> T:
-            line = self._take_line(what)
-            try:
-                if given_up.is_set():
-                    raise silence()
-                return act(line.conn)
-            except libvirt.libvirtError as error:
-                raise typed_error(what, error, alive=_is_alive(line)) from error
-            except QmpError as error:
-                raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: {error}") from error
-            finally:
-                self._give_back(line)
-
-        future = pool.submit(run)
         try:
-            return future.result(timeout=limit_s)
-        except FutureTimeoutError:
-            given_up.set()
-            future.cancel()
-            raise silence() from None
+            return self._calls.run(words, vm_uuid, lambda: self._run(words, act), limit_s)
+        except NoAnswerError as error:
+            # an embedded driver is in this process: it does not hang as a whole
+            if self.is_embedded or self._pulse.take(_PULSE_WAIT_S):
+                raise Unknown(ErrorCase.HYPERVISOR_FAILED, str(error)) from None
+            raise Unknown(ErrorCase.HOST_UNREACHABLE, f"{error}, nor to anything else") from None
 
     def domain_call(self, what: str, vm_uuid: str, act: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
         """Like ``call`` with the domain looked up first; ``what`` and the uuid go into errors."""
-        return self.call(
-            f"{what} (VM {vm_uuid})", lambda conn: act(conn.lookupByUUIDString(vm_uuid)), timeout_s=timeout_s
-        )
+        return self.call(what, lambda conn: act(conn.lookupByUUIDString(vm_uuid)), vm_uuid=vm_uuid, timeout_s=timeout_s)
+
+    def check_wanted(self) -> None:
+        """Asked by an ``act`` that takes long, wherever it may end.
+
+        Raises:
+            Unknown: HYPERVISOR_FAILED: nobody waits for it any more.
+        """
+        if not self._calls.is_wanted:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, "nobody waits for it any more")
+
+    def _run(self, what: str, act: Callable[[Any], T]) -> T:
+        line = self._take_line(what)
+        try:
+            self.check_wanted()  # connecting may have taken its time
+            return act(line.conn)
+        except libvirt.libvirtError as error:
+            raise typed_error(what, error, alive=_is_alive(line)) from error
+        except QmpError as error:
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: {error}") from error
+        finally:
+            self._give_back(line)
+
+    def _greet(self) -> None:
+        """On a connection of its own, which no other call keeps from being read."""
+        try:
+            libvirt.open(self.uri).close()
+        except libvirt.libvirtError as error:
+            raise Failed(ErrorCase.HOST_UNREACHABLE, error.get_error_message()) from error
 
     def _take_line(self, what: str) -> _Line:
         """A living connection with room for a call, which is counted on it from now on."""
+        if self._closed:
+            raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: the connection to libvirt is closed")
         found = self._find_line()
         if found is not None:
             return found
@@ -241,7 +269,9 @@ class Connection:
                 return found
             try:
                 line = _Line(libvirt.open(self.uri), calls=1)
-                if not self.is_embedded:
+                # Of a daemon on this host the kernel tells when it is gone. One that hangs is not left: what it was
+                # asked it may do when it goes on, and it would do so behind the back of a new connection.
+                if urlsplit(self.uri).netloc:
                     line.conn.setKeepAlive(5, 3)
             except libvirt.libvirtError as error:
                 raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: {error.get_error_message()}") from error

@@ -50,7 +50,7 @@ class LibvirtRestorer:
             # libvirt leaves the capabilities of a sparse restore on; its own next snapshot would fail on them
             migration.set_capabilities(Qmp(conn.lookupByUUIDString(configuration.vm_uuid)))
 
-        self._connection.call(f"restore memory (VM {configuration.vm_uuid})", act, timeout_s=_RESTORE_TIMEOUT_S)
+        self._connection.call("restore memory", act, vm_uuid=configuration.vm_uuid, timeout_s=_RESTORE_TIMEOUT_S)
 
     def definition(self, vm_uuid: str) -> str:
         return self._connection.domain_call("read the definition", vm_uuid, _inactive_xml)
@@ -60,7 +60,7 @@ class LibvirtRestorer:
             current = conn.lookupByUUIDString(vm_uuid)
             conn.defineXML(rewrite.for_return(definition_xml, _inactive_xml(current)))
 
-        self._connection.call(f"define as before (VM {vm_uuid})", act)
+        self._connection.call("define as before", act, vm_uuid=vm_uuid)
 
     def define(self, configuration: SavedConfiguration) -> None:
         def act(conn: Any) -> None:
@@ -69,7 +69,7 @@ class LibvirtRestorer:
                 rewrite.for_rollback(configuration.definition_xml, _inactive_xml(current), configuration.disk_paths)
             )
 
-        self._connection.call(f"define the saved configuration (VM {configuration.vm_uuid})", act)
+        self._connection.call("define the saved configuration", act, vm_uuid=configuration.vm_uuid)
 
 
 def _inactive_xml(domain: Any) -> str:
