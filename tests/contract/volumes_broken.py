@@ -141,6 +141,11 @@ class SizeFailureIsAbsence(Unbroken):
             return None
 
 
+class FileIsData(Unbroken):
+    def holds_data(self, path: str) -> bool:
+        return Path(path).exists()
+
+
 class BelievesNames(Unbroken):
     """Two names are two files."""
 
@@ -284,6 +289,7 @@ BROKEN: tuple[tuple[type[Unbroken], str], ...] = (
     (SaysLengths, "check_list_owned_tells_unfinished_files"),
     (SaysLengths, "check_size_is_what_is_occupied"),
     (SizeFailureIsAbsence, "check_size_is_what_is_occupied"),
+    (FileIsData, "check_data_of_its_own_is_told"),
     (BelievesNames, "check_probe_follows_links_to_the_file"),
     (SeesNoDamage, "check_damage_is_found_and_soundness_is_said"),
     (RepairsDamage, "check_damage_is_found_and_soundness_is_said"),

@@ -11,6 +11,8 @@ from support.lab import Lab, open_lab
 from support.private_libvirtd import PrivateLibvirtd
 from support.struck import Striker, StruckService
 
+PATIENCE_S = 60
+
 
 @pytest.fixture(scope="session")
 def striker() -> Iterator[Striker]:
@@ -39,13 +41,13 @@ def lab(striker: Striker, lab_settings: dict[str, str]) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def ground_settings() -> dict[str, str]:
-    """As ``lab_settings``."""
-    return {"host_patience_s": "60"}
+    """How the ground's service is set; a module that wants it otherwise has a fixture of this name."""
+    return {}
 
 
 @pytest.fixture(scope="module")
 def ground(daemon: PrivateLibvirtd, striker: Striker, ground_settings: dict[str, str]) -> Iterator[Ground]:
-    service = StruckService(striker, daemon.uri, **ground_settings)
+    service = StruckService(striker, daemon.uri, **{"host_patience_s": str(PATIENCE_S), **ground_settings})
     ground = Ground(daemon, service)
     try:
         service.start()

@@ -26,7 +26,7 @@ HANG_S = 15.0
 
 @pytest.fixture(scope="module")
 def ground_settings() -> dict[str, str]:
-    return {"host_patience_s": "60", "call_timeout_s": "3"}
+    return {"call_timeout_s": "3"}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from pathlib import Path
 from subprocess import CompletedProcess, run
 from typing import Any
 
-import httpx
 import libvirt
 import pytest
 
@@ -279,5 +278,5 @@ def console(service: Service) -> int:
 
 
 def scode(service: Service, path: str) -> int:
-    answer: int = httpx.get(service.url + path, timeout=120).json()["scode"]
+    answer: int = service.raw("GET", path)["scode"]
     return answer

@@ -107,10 +107,10 @@ _WORDS: dict[FindingKind, Words] = {
         "完成该操作，或将其完全撤销",
     ),
     FindingKind.VM_UNKNOWN: Words(
-        "libvirt does not know this virtual machine, which has snapshots",
-        "libvirt 中没有这台拥有快照的虚拟机",
-        "define it again under the same uuid; its files are kept",
-        "请以相同的 uuid 重新定义；其文件会被保留",
+        "libvirt does not know this virtual machine, which has snapshots or unfinished operations",
+        "libvirt 中没有这台拥有快照或未完成操作的虚拟机",
+        "define it again under the same uuid; its files are kept, and what is unfinished is finished then",
+        "请以相同的 uuid 重新定义；其文件会被保留，未完成的操作届时会继续完成",
     ),
     FindingKind.DISK_DRIFTED: Words(
         "a disk is not on the file that Stillframe left it on",

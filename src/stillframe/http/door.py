@@ -57,6 +57,10 @@ class Door:
         """Run a reading use case."""
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._looking)
 
+    async def recall(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a use case that asks nothing but the database and our own files, and is done at once."""
+        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._recalling)
+
     async def look_with_links(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, Links]:
         """``look``, with what makes the links in its answer."""
         return await self.look(lambda: (call(*args, **kwargs), self.links()))
@@ -64,10 +68,6 @@ class Door:
     def links(self) -> Links:
         """Makes links from now on; blocks."""
         return Links(self.settings.base_url, self.use_cases.link_signer())
-
-    async def recall(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a use case that asks nothing but the database and our own files, and is done at once."""
-        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._recalling)
 
     async def act(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a mutating use case. Once begun it runs to its end: cancelling the request, as when the client has

@@ -124,7 +124,7 @@ async def create_key(body: KeyCreateBody, door: DoorOf, caller: CallerOf) -> Res
 @needs(Need.ADMINISTER)
 async def list_keys(params: Annotated[KeyListParams, Query()], door: DoorOf) -> Response:
     """Every key, newest first, also those that have stopped."""
-    page = await door.look(door.use_cases.list_keys, params.tenant, params.after, params.limit)
+    page = await door.recall(door.use_cases.list_keys, params.tenant, params.after, params.limit)
     return answer(KeyListData(list=[KeyData.model_validate(_fields(row)) for row in page.keys], next=page.next))
 
 

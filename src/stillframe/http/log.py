@@ -106,5 +106,5 @@ def _data(line: LogLine) -> LogLineData:
 @needs(Need.LOOK)
 async def list_log(params: Annotated[LogListParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """What was done or attempted, newest first; a tenant's key sees its tenant's lines alone."""
-    page = await door.look(door.use_cases.list_log, params.query, viewer)
+    page = await door.recall(door.use_cases.list_log, params.query, viewer)
     return answer(LogListData(list=[_data(line) for line in page.lines], next=page.next))

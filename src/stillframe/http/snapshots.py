@@ -116,7 +116,7 @@ async def rollback(body: RollbackBody, door: DoorOf, caller: CallerOf) -> Respon
     snapshot = await door.act(
         door.use_cases.rollback, body.ref, body.name, body.domain_memory or False, body.marked(caller)
     )
-    links = await door.look(door.links)
+    links = await door.recall(door.links)
     return answer(snapshot_data(snapshot, links))
 
 

@@ -98,5 +98,5 @@ async def set_tenant(body: TenantSetBody, door: DoorOf, caller: CallerOf) -> Res
 @needs(Need.LOOK)
 async def tenant_usage(params: Annotated[TenantParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """What tenants use and may use; a tenant's key sees its own."""
-    found = await door.look(door.use_cases.tenant_use, params.tenant, viewer)
+    found = await door.recall(door.use_cases.tenant_use, params.tenant, viewer)
     return answer(TenantUsageData(list=[_data(use) for use in found]))

@@ -19,7 +19,7 @@ from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.quota import Demand, check_count
 from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.vm import Vm
-from stillframe.operations import save_memory
+from stillframe.operations import save_memory, work
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.detail import inspect_with_volumes
 from stillframe.operations.disks import PlacedDisk, check_no_drift, check_place, layer_path, place_disks, whole_chain
@@ -32,6 +32,7 @@ from stillframe.ports.hypervisor import DiskSwitch, PointInTime, PointRequest
 from stillframe.ports.metadata import Slot, Transaction
 
 KIND = "create"
+_TAKEN_BACK = ": the disk may have left its overlay"  # a mark inside of the undo
 _MEMORY_HEADROOM_BYTES = 64 << 20  # device state, screen memory and firmware beside the guest's own RAM
 
 
@@ -199,21 +200,39 @@ def _fix_point(world: World, plan: CreatePlan, scratch: Scratch) -> None:
 
 
 def _abandon_point(world: World, plan: CreatePlan) -> None:
-    """Every disk is on its frozen file again, with what was written since, whether the VM runs or not."""
-    world.fixer.abandon_point(plan.request)
+    """Every disk is on its frozen file again, with what was written since, whether the VM runs or not.
+
+    Raises:
+        Failed: DISK_DRIFTED when somebody else has taken a disk off its overlay: what was written there is kept.
+    """
+
+    def mark(target: str) -> None:
+        work.mark(world.metadata, plan.operation_uuid, target + _TAKEN_BACK)
+
+    world.fixer.abandon_point(plan.request, mark)
     vm = world.inventory.get_vm(plan.vm_uuid)
-    if vm.state.has_process:
-        return
     path_of = {disk.target: disk.path for disk in vm.disks}
     moved = [disk for disk in plan.disks if path_of.get(disk.volume.target) == disk.overlay.path]
-    if moved:
+    if moved and not vm.state.has_process:
         # a state that was saved since belongs to the overlays: it could never come back without them
         rules.check_no_managed_save(vm)
-    for disk in moved:
-        world.volumes.ensure_committed(disk.overlay.path, disk.frozen.path)
-    if moved:
-        world.fixer.switch_definition(
-            plan.vm_uuid, {disk.volume.target: (disk.frozen.path, disk.frozen.format) for disk in moved}
+        for disk in moved:
+            world.volumes.ensure_committed(disk.overlay.path, disk.frozen.path)
+            mark(disk.volume.target)
+        back = {disk.volume.target: (disk.frozen.path, disk.frozen.format) for disk in moved}
+        world.fixer.switch_definition(plan.vm_uuid, back)
+    for disk in plan.disks:
+        _check_taken_back(world, plan, vm, disk)
+
+
+def _check_taken_back(world: World, plan: CreatePlan, vm: Vm, disk: DiskPlan) -> None:
+    target, overlay = disk.volume.target, disk.overlay.path
+    taken_back = work.is_marked(world.metadata, plan.operation_uuid, target + _TAKEN_BACK)
+    if not taken_back and world.volumes.holds_data(overlay):
+        raise Failed(
+            ErrorCase.DISK_DRIFTED,
+            f"disk {target} of {vm.described} is not on {overlay} any more, where it was written to last, and that was "
+            "not merged: it is kept; let its definition name that file",
         )
 
 

@@ -22,8 +22,9 @@ from stillframe.operations.disks import check_no_drift, check_unused, naming_the
 from stillframe.operations.quotas import measured
 from stillframe.operations.requests import Cluster
 from stillframe.operations.steps import Operation, Scratch, Step
+from stillframe.operations.work import Work
 from stillframe.operations.world import World
-from stillframe.ports.hypervisor import MergeProgress, OnMerge
+from stillframe.ports.hypervisor import MergeProgress
 from stillframe.ports.metadata import Slot, Transaction
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def _drop_step(number: int, drop: DropPlan) -> Step[DeletePlan]:
 
 def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
     def commit(world: World, plan: DeletePlan, scratch: Scratch) -> None:
-        commit_layer(world, plan.vm_uuid, merge, lambda now: _note(scratch, now))
+        _commit_layer(world, plan.vm_uuid, merge, scratch.work, f"merge {number}{SWITCH}")
 
     def repoint(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
         for child in merge.children:
@@ -143,14 +144,15 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
     )
 
 
-def commit_layer(world: World, vm_uuid: str, merge: MergePlan, on_progress: OnMerge) -> None:
+def _commit_layer(world: World, vm_uuid: str, merge: MergePlan, work: Work, mark: str) -> None:
     """``merge.base`` holds all of ``merge.top``, and the VM's disk is off ``top`` if it was on it.
 
-    A VM that goes off in the middle of a live merge does not end it: it is begun anew without QEMU.
+    A VM that goes off in the middle of a live merge does not end it: it is begun anew without QEMU. ``mark`` is left
+    before the VM's disk leaves ``top``.
     """
     for last in (False, False, True):
         try:
-            _commit_once(world, vm_uuid, merge, on_progress)
+            _commit_once(world, vm_uuid, merge, work, mark)
         except StillframeError as error:
             if last or error.case is not ErrorCase.VM_NOT_RUNNING:
                 raise
@@ -159,39 +161,61 @@ def commit_layer(world: World, vm_uuid: str, merge: MergePlan, on_progress: OnMe
             return
 
 
-def _commit_once(world: World, vm_uuid: str, merge: MergePlan, on_progress: OnMerge) -> None:
+def _commit_once(world: World, vm_uuid: str, merge: MergePlan, work: Work, mark: str) -> None:
+    def tell(now: MergeProgress) -> None:
+        work.note(now.bytes_done, now.bytes_total)
+
     vm = world.inventory.get_vm(vm_uuid)
-    target_of = {disk.path: disk.target for disk in vm.disks}
-    chains = _running_chains(world, vm)
-    target = next((t for t, files in chains.items() if merge.top.path in files or merge.base.path in files), None)
-    if target is not None:
+    head = _head(world, vm_uuid, merge)
+    target, files = _position(world, vm, (head, merge.top.path, merge.base.path))
+    has_switched = head == merge.top.path and merge.base.path in files and work.is_marked(mark)
+    if files and head not in files and not has_switched:
+        # only a merge that went as far as its mark takes the VM off its head: somebody else has
+        raise Failed(
+            ErrorCase.DISK_DRIFTED,
+            f"disk {target} of {vm.described} is on {files[0]}, but what was written last is in its head {head}: "
+            "nothing was merged; let its definition name the head",
+        )
+    if vm.state.has_process and files:
         # also when QEMU had merged it before we were interrupted: then only what it still holds open is let go
-        world.fixer.commit_live(vm_uuid, target, merge.top.path, merge.base.path, on_progress)
-    elif merge.base.path in target_of:
-        # only a finished merge puts the VM on a layer that nobody referred to; its data may be newer by now
-        return
+        world.fixer.commit_live(
+            vm_uuid, target, merge.top.path, merge.base.path, tell, on_switch=lambda _target: work.mark(mark)
+        )
+    elif has_switched:
+        return  # the base's data may be newer by now
     else:
         # a state that was saved since the plan was made belongs to the files of its moment
         rules.check_no_managed_save(vm)
-        world.volumes.ensure_committed(merge.top.path, merge.base.path, on_progress)
-        if merge.top.path in target_of:
-            world.fixer.switch_definition(vm_uuid, {target_of[merge.top.path]: (merge.base.path, merge.base.format)})
+        world.volumes.ensure_committed(merge.top.path, merge.base.path, tell)
+        if merge.top.path in files:
+            work.mark(mark)
+            world.fixer.switch_definition(vm_uuid, {target: (merge.base.path, merge.base.format)})
     world.volumes.ensure_durable(merge.base.path)
 
 
+def _head(world: World, vm_uuid: str, merge: MergePlan) -> str:
+    """The file that the merged layers' volume is to be written to."""
+    with world.metadata.read() as tx:
+        heads = [v.head_layer_uuid for v in tx.layers.volumes(vm_uuid) if v.uuid == merge.top.volume_uuid]
+        return next(layer.path for layer in tx.layers.layers(vm_uuid) if layer.uuid in heads)
+
+
+def _position(world: World, vm: Vm, paths: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The disk that is on any of these files, and what it reads through: of a VM that is off only the topmost file.
+
+    By the file, not by a name that may have changed. ("", ()) when the VM has no such disk.
+    """
+    chains = _running_chains(world, vm) if vm.state.has_process else {disk.target: (disk.path,) for disk in vm.disks}
+    return next(((target, files) for target, files in chains.items() if not set(files).isdisjoint(paths)), ("", ()))
+
+
 def _running_chains(world: World, vm: Vm) -> dict[str, tuple[str, ...]]:
-    """Target -> the files that the running QEMU reads it through; by the file, not by a name that may have changed."""
-    if not vm.state.has_process:
-        return {}
+    """Target -> the files that the running QEMU reads it through."""
     return {
         disk.target: world.inventory.active_chain(vm.uuid, disk.target)
         for disk in vm.snapshot_disks
         if disk.source is SourceKind.FILE
     }
-
-
-def _note(scratch: Scratch, now: MergeProgress) -> None:
-    scratch.work.note(now.bytes_done, now.bytes_total)
 
 
 def steps(plan: DeletePlan) -> tuple[Step[DeletePlan], ...]:
@@ -207,6 +231,7 @@ def steps(plan: DeletePlan) -> tuple[Step[DeletePlan], ...]:
 
 
 COMMIT = ": commit"
+SWITCH = ": the disk may have left its layer"  # a mark inside of the commit
 MERGE_FAMILIES = (
     f"merge *{COMMIT}",
     "merge *: repoint",

@@ -17,6 +17,7 @@ from stillframe.operations.artefacts import examine_artefacts
 from stillframe.operations.disks import is_our_directory
 from stillframe.operations.images import Images, file_disks
 from stillframe.operations.records import VmRecords
+from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.runner import describe
 from stillframe.operations.world import World
 
@@ -79,11 +80,17 @@ def _unseen(uuid: str, what: str, error: BaseException, path: str = "") -> Findi
 
 
 def _operations(look: Look) -> Iterator[Finding]:
-    has_rows = bool(look.records.volumes or look.records.snapshots)
-    if look.asked and look.vm is None and has_rows:
+    is_away = look.asked and look.vm is None
+    waiting = [row for row in look.records.left if is_away and row.kind in OPERATIONS and OPERATIONS[row.kind].needs_vm]
+    if waiting or (is_away and (look.records.volumes or look.records.snapshots)):
         names = tuple(snapshot.name for snapshot in look.records.snapshots)
-        yield Finding(FindingKind.VM_UNKNOWN, uuid=look.records.vm_uuid, snapshots=names, desc=look.records.vm_uuid)
+        left = "".join(f'; {row.kind} on VM "{row.vm_name}" waits for it (operation {row.uuid})' for row in waiting)
+        yield Finding(
+            FindingKind.VM_UNKNOWN, uuid=look.records.vm_uuid, snapshots=names, desc=look.records.vm_uuid + left
+        )
     for row in look.records.left:
+        if row in waiting:
+            continue  # the VM's absence is what is the matter, and is said above
         state = f"; the guest is {look.vm.state.value}" if look.vm is not None else ""
         yield Finding(
             FindingKind.OPERATION_LEFT,

@@ -108,4 +108,4 @@ FAMILIES = (
     "drop files",
     "remove the guest",
 )
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, ForgetPlan, steps, FAMILIES, "unpublish")
+OPERATION = Operation(KIND, Slot.EXCLUSIVE, ForgetPlan, steps, FAMILIES, "unpublish", needs_vm=False)

@@ -7,7 +7,7 @@ import threading
 import time
 
 from stillframe.domain.errors import StillframeError
-from stillframe.operations.recovery import Recovery
+from stillframe.operations.recovery import Outcome, Recovery
 from stillframe.operations.runner import Runner
 from stillframe.ports.metadata import OperationRow
 
@@ -15,10 +15,14 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
 _STOP_WAIT_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 120.0
+_AWAY_PAUSE_S = 10.0  # to look whether a VM has been defined again costs nothing, and nobody hears of it
 
 
 class Mender:
-    """A thread that looks for LEFT operations. Each is tried again, in a thread of its own, after pauses that double."""
+    """A thread that looks for LEFT operations. Each is tried again, in a thread of its own, after pauses that double.
+
+    One whose VM libvirt does not know is finished soon after the VM is defined again.
+    """
 
     def __init__(self, runner: Runner, recovery: Recovery) -> None:
         self._runner = runner
@@ -61,9 +65,11 @@ class Mender:
 
     def _try(self, row: OperationRow) -> None:
         try:
-            if not self._recovery.finish_logged(row):
-                pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s.get(row.uuid, _FIRST_PAUSE_S / 2))
-                self._pause_s[row.uuid] = pause_s
+            outcome = self._recovery.finish_logged(row)
+            if outcome is not Outcome.FINISHED:
+                is_away = outcome is Outcome.AWAY
+                longer_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s.get(row.uuid, _FIRST_PAUSE_S / 2))
+                pause_s = self._pause_s[row.uuid] = _AWAY_PAUSE_S if is_away else longer_s
                 self._due_at[row.uuid] = time.monotonic() + pause_s
         finally:
             self._trying.discard(row.uuid)

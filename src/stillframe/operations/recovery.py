@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -25,6 +27,16 @@ log = logging.getLogger(__name__)
 KIND = "recovery"
 _WORKERS = 4
 _START_WAIT_S = 3.0
+_AWAY = "; it waits: libvirt does not know the virtual machine, and it goes on when that is defined again"
+
+
+class Outcome(Enum):
+    """What came of an attempt to finish an operation. AWAY: its VM is proved absent."""
+
+    FINISHED = auto()
+    UNFINISHED = auto()
+    AWAY = auto()
+
 
 OPERATIONS: dict[str, Operation[Any]] = {
     operation.kind: operation
@@ -121,7 +133,8 @@ class Recovery:
         ``takes_slot``: one that was LEFT takes its slot again first; false when the caller holds it.
 
         Raises:
-            Refused: VM_BUSY, when the slot is another's; nothing was done.
+            Refused: VM_BUSY, when the slot is another's; VM_UNKNOWN, when it was left on a VM that libvirt does not know.
+                Nothing was done.
             StillframeError: it could not be finished; it is in state LEFT then.
         """
         if row.state is OperationState.PLANNING:
@@ -130,6 +143,8 @@ class Recovery:
         operation, plan = self._read(row)
         steps = operation.steps_of(plan)
         was_left = row.state is OperationState.LEFT
+        if was_left and operation.needs_vm:
+            self._check_there(row)
         current = self._still_left(row, steps, takes_slot=takes_slot) if was_left else row
         if current is None:
             return  # somebody else has finished it
@@ -166,8 +181,29 @@ class Recovery:
                 return None
             if takes_slot:
                 state = OperationState.COMMITTED if _is_committed(now, steps) else OperationState.UNDOING
-                tx.journal.set_state(row.uuid, state, at=int(self._world.now_s()), error=now.error)
-        return now
+                tx.journal.set_state(row.uuid, state, at=int(self._world.now_s()), error=now.error.removesuffix(_AWAY))
+        return replace(now, error=now.error.removesuffix(_AWAY))
+
+    def _check_there(self, row: OperationRow) -> None:
+        """The VM exists, or at least nobody says that it does not.
+
+        It may be defined again under its uuid, and on any of its files. So what was left on one that is gone stays as
+        it is: nothing of it can be undone or carried forward on a guess. That is said once, in the journal.
+
+        Raises:
+            Refused: VM_UNKNOWN, proved absent.
+        """
+        try:
+            self._world.inventory.get_vm(row.vm_uuid)
+        except StillframeError as error:
+            if not (isinstance(error, Refused) and error.case is ErrorCase.VM_UNKNOWN):
+                return  # it could not be looked at, which proves nothing: the steps will see for themselves
+            with self._world.metadata.write() as tx:
+                now = tx.journal.get(row.uuid)
+                if now is not None and now.state is OperationState.LEFT and not now.error.endswith(_AWAY):
+                    ended_at = now.ended_at if now.ended_at is not None else int(self._world.now_s())
+                    tx.journal.set_state(row.uuid, OperationState.LEFT, at=ended_at, error=now.error + _AWAY)
+            raise
 
     def _may_be_planned_anew(self, row: OperationRow) -> bool:
         """Nothing of a delete that failed is left but merges that have not begun: the next delete finds those itself.
@@ -180,15 +216,15 @@ class Recovery:
             return False
         plan = delete.OPERATION.decode(now.plan)
         rest = [step.family for step in delete.OPERATION.steps_of(plan) if step.name not in now.steps_done]
-        begun = any(step.endswith(delete.COMMIT) for step in now.steps_done)
+        begun = any(step.endswith((delete.COMMIT, delete.SWITCH)) for step in now.steps_done)
         if begun or not all(family in delete.MERGE_FAMILIES for family in rest):
             return False
         vm = self._world.inventory.get_vm(row.vm_uuid)
         bases = {merge.base.path for merge in plan.merges}
         return not any(disk.path in bases for disk in (*vm.disks, *vm.saved_disks))
 
-    def finish_logged(self, row: OperationRow) -> bool:
-        """Like ``finish``, for nobody who waits: the log gets what happened. False when it is still not finished."""
+    def finish_logged(self, row: OperationRow) -> Outcome:
+        """Like ``finish``, for nobody who waits: the log gets what happened."""
         try:
             self.finish(row)
         except Exception as error:
@@ -196,14 +232,18 @@ class Recovery:
                 now = tx.journal.get(row.uuid)
             if now is not None and now.state is OperationState.UNDONE:
                 log.warning("operation %s (%s on VM %s) failed: %s", row.uuid, row.kind, row.vm_uuid, describe(error))
-                return True
+                return Outcome.FINISHED
+            if now is not None and now.error.endswith(_AWAY):
+                if not row.error.endswith(_AWAY):
+                    log.warning("operation %s (%s on VM %s): %s", row.uuid, row.kind, row.vm_uuid, now.error)
+                return Outcome.AWAY
             if isinstance(error, Refused) and error.case is ErrorCase.VM_BUSY:
                 log.info("operation %s (%s on VM %s) waits: %s", row.uuid, row.kind, row.vm_uuid, describe(error))
-                return False
+                return Outcome.UNFINISHED
             log.exception("operation %s (%s on VM %s) could not be finished", row.uuid, row.kind, row.vm_uuid)
-            return False
+            return Outcome.UNFINISHED
         log.info("operation %s (%s on VM %s) finished", row.uuid, row.kind, row.vm_uuid)
-        return True
+        return Outcome.FINISHED
 
     def _release_guests(self, rows: list[OperationRow]) -> None:
         for row in rows:

@@ -245,6 +245,13 @@ def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
             return
 
 
+def _ensure_defined(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+    """The definition is the snapshot's: while the operation was left somebody may have defined the VM anew."""
+    vm = world.inventory.get_vm(plan.vm_uuid)
+    if not {disk.overlay.path for disk in plan.disks} <= {disk.path for disk in vm.saved_disks}:
+        world.keeper.define(_configuration(world, plan))
+
+
 def record_disk(tx: Transaction, disk: DiskReturn) -> None:
     tx.layers.insert_layer(disk.overlay)
     tx.layers.set_head(disk.volume.uuid, disk.overlay.uuid)
@@ -287,7 +294,7 @@ def steps(_plan: RollbackPlan) -> tuple[Step[RollbackPlan], ...]:
         Step("commit", commits=True),
         Step("power off", _power_off),
         Step("restore memory", _restore),
-        Step("move the heads", record=_record_heads),
+        Step("move the heads", _ensure_defined, record=_record_heads),
         Step("drop the old heads", _drop_old_heads, record=_forget_old_heads),
     )
 

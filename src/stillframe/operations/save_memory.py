@@ -128,4 +128,4 @@ FAMILIES = (
     "seal",
     "publish",
 )
-OPERATION = Operation(KIND, Slot.MEMORY, SaveMemoryPlan, steps, FAMILIES, "publish", resumes=True)
+OPERATION = Operation(KIND, Slot.MEMORY, SaveMemoryPlan, steps, FAMILIES, "publish", resumes=True, needs_vm=False)

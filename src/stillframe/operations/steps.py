@@ -67,7 +67,7 @@ class Operation(Generic[P]):
     ``families`` names every step that a plan can have: whoever adds a step adds it here, or nothing runs; the suite
     that kills and fails operations at each step takes its list from here. ``point_of_no_return`` is the one that commits.
     ``resumes``: interrupted before its point of no return it is tried forward again first (saving memory goes on in
-    QEMU while we were away).
+    QEMU while we were away). ``needs_vm``: what is left of it on a VM that libvirt does not know waits for the VM.
     """
 
     kind: str
@@ -77,6 +77,7 @@ class Operation(Generic[P]):
     families: tuple[str, ...]
     point_of_no_return: str
     resumes: bool = False
+    needs_vm: bool = True
 
     def steps_of(self, plan: P) -> tuple[Step[P], ...]:
         found = self.steps(plan)

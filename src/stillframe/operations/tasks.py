@@ -176,7 +176,7 @@ def task_of(row: OperationRow) -> Task:
         state=state,
         cancellable=_can_be_cancelled(row) and not row.cancel_requested,
         step=under_way.name if under_way else "",
-        steps_done=len(row.steps_done),
+        steps_done=sum(step.name in row.steps_done for step in steps),
         steps_total=len(steps),
         progress=_progress(row, steps, done / total if total > 0 else 0.0),
         bytes_done=done,

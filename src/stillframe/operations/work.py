@@ -52,6 +52,17 @@ class Work:
             log.warning("progress of operation %s could not be noted: %s", self._operation_uuid, error)
         return True
 
+    def mark(self, words: str) -> None:
+        """The operation has come so far inside of a step: durable when this returns, see ``is_marked``.
+
+        Raises:
+            StillframeError: the database did not take it.
+        """
+        mark(self._metadata, self._operation_uuid, words)
+
+    def is_marked(self, words: str) -> bool:
+        return is_marked(self._metadata, self._operation_uuid, words)
+
     def cancel(self) -> None:
         """``check`` refuses from now on; the journal has noted it before."""
         self._cancelled.set()
@@ -64,3 +75,15 @@ class Work:
         """
         if self._cancelled.is_set():
             raise Refused(ErrorCase.CANCELLED, f"operation {self._operation_uuid} was cancelled")
+
+
+def mark(metadata: Metadata, operation_uuid: str, words: str) -> None:
+    """``Work.mark`` for an undo, which has no work. Marks are kept beside the names of the steps that are done."""
+    with metadata.write() as tx:
+        tx.journal.step_done(operation_uuid, words, committed=False)
+
+
+def is_marked(metadata: Metadata, operation_uuid: str, words: str) -> bool:
+    with metadata.read() as tx:
+        row = tx.journal.get(operation_uuid)
+    return row is not None and words in row.steps_done

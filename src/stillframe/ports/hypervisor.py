@@ -79,6 +79,8 @@ class MergeProgress:
 
 
 OnMerge = Callable[[MergeProgress], None]
+OnSwitch = Callable[[str], None]
+"""Told a disk's target just before it leaves a file for the one below, which holds all of its data by then."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,11 @@ class PointInTimeFixer(Protocol):
         """
         ...
 
-    def abandon_point(self, request: PointRequest) -> None:
+    def abandon_point(self, request: PointRequest, on_switch: OnSwitch) -> None:
         """Take a fixed or half-fixed point back: capture cancelled, every disk on its frozen file again with all
         that was written since, the guest running if it ran. Safe to repeat; also after a crash of the service.
+
+        A disk that is not on its overlay is left as it is.
         """
         ...
 
@@ -164,7 +168,9 @@ class PointInTimeFixer(Protocol):
         """Point disks of a shut-off VM's saved definition to other files (target -> path, format)."""
         ...
 
-    def commit_live(self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
+    def commit_live(
+        self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge, *, on_switch: OnSwitch
+    ) -> None:
         """Merge ``top_path`` down into ``base_path`` in the running QEMU's chain, pivoting when top is active.
 
         Returns when the VM reads from the base and the job has ended; finds and finishes a job that an earlier,
@@ -182,7 +188,10 @@ class CaptureKeeper(Protocol):
     def probe_capture(self, vm_uuid: str) -> CaptureProgress: ...
 
     def release_capture(self, vm_uuid: str, memory_path: str) -> None:
-        """After the end: migration capabilities cleared, descriptors removed and closed. Safe to repeat."""
+        """After the end: migration capabilities cleared, descriptors removed and closed. Safe to repeat.
+
+        A VM that is off or gone has nothing to release.
+        """
         ...
 
     def abandon_capture(self, vm_uuid: str, memory_path: str) -> None:
@@ -217,7 +226,13 @@ class CaptureKeeper(Protocol):
         ...
 
     def redefine(self, vm_uuid: str, definition_xml: str) -> None:
-        """This is the saved definition again, under the name and with the assignment of today; safe to repeat."""
+        """This is the saved definition again, under the name and with the assignment of today; safe to repeat.
+
+        A VM that has none any more stays without.
+
+        Raises:
+            Refused: VM_UNKNOWN.
+        """
         ...
 
     def define(self, configuration: SavedConfiguration) -> None:

@@ -15,6 +15,7 @@ from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.adapters.libvirt.throttle import Throttle
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
+from stillframe.ports.hypervisor import OnSwitch
 
 # libvirt parses QEMU's answers with json-c, which stops at 32 levels, and a chain of n files nests query-block's answer
 # about n + 7 deep: with libvirt 11.3 a VM on 26 files cannot be started, and a running one is killed when libvirt's
@@ -40,7 +41,14 @@ def real_chain(domain: Any, target: str) -> tuple[str, ...]:
 
 
 def commit_behind_libvirt(
-    domain: Any, target: str, overlay_path: str, base_path: str, base_format: str, *, bytes_per_s: int
+    domain: Any,
+    target: str,
+    overlay_path: str,
+    base_path: str,
+    base_format: str,
+    *,
+    on_switch: OnSwitch,
+    bytes_per_s: int,
 ) -> None:
     """Merge an overlay that QEMU writes to, and of which libvirt knows nothing, into the file that libvirt names.
 
@@ -63,6 +71,7 @@ def commit_behind_libvirt(
     while job := _job(qmp, job_id):
         throttle.saw(int(job["offset"]), int(job["len"]))
         if job.get("ready") and not asked:
+            on_switch(target)
             qmp.run("block-job-complete", device=job_id)
             asked = True
         if time.monotonic() > deadline:

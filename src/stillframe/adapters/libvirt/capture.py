@@ -35,6 +35,7 @@ from stillframe.ports.hypervisor import (
     DiskSwitch,
     MergeProgress,
     OnMerge,
+    OnSwitch,
     PointInTime,
     PointRequest,
 )
@@ -115,22 +116,22 @@ class LibvirtPointInTime:
             return _in_pause(domain, snapshot_xml, qmp, setup)
         return _live_then_pause(domain, snapshot_xml, qmp, setup)
 
-    def abandon_point(self, request: PointRequest) -> None:
+    def abandon_point(self, request: PointRequest, on_switch: OnSwitch) -> None:
         def act(conn: Any) -> None:
             with self._letting_go(request.memory_path):
                 domain = conn.lookupByUUIDString(request.vm_uuid)
-                unless_it_dies(domain, lambda: self._take_back(domain, request))
+                unless_it_dies(domain, lambda: self._take_back(domain, request, on_switch))
 
         self._connection.call("take a point in time back", act, vm_uuid=request.vm_uuid, timeout_s=_STEP_TIMEOUT_S)
 
-    def _take_back(self, domain: Any, request: PointRequest) -> None:
+    def _take_back(self, domain: Any, request: PointRequest, on_switch: OnSwitch) -> None:
         # first of all the guest runs again; all else can wait
         if request.vm_was_running and _is_paused(domain):
             self._release_paused(domain)
         if request.memory_path is not None:
             _cancel_capture(domain, request.memory_path)
         for switch in request.switches:
-            _take_disk_back(domain, switch, self._merge_bytes_per_s)
+            _take_disk_back(domain, switch, on_switch, self._merge_bytes_per_s)
 
     def _release_paused(self, domain: Any) -> None:
         try:
@@ -150,14 +151,17 @@ class LibvirtPointInTime:
 
         self._connection.call("switch disks of the definition", act, vm_uuid=vm_uuid)
 
-    def commit_live(self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge) -> None:
+    def commit_live(
+        self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge, *, on_switch: OnSwitch
+    ) -> None:
         def tell(progress: MergeProgress) -> None:
             self._connection.check_wanted()
             on_progress(progress)
 
         def act(domain: Any) -> None:
             try:
-                commit_live(domain, target, top_path, base_path, tell, bytes_per_s=self._merge_bytes_per_s)
+                speed = self._merge_bytes_per_s
+                commit_live(domain, target, top_path, base_path, tell, on_switch=on_switch, bytes_per_s=speed)
             except (libvirt.libvirtError, QmpError, StillframeError) as error:
                 if not has_died(domain):
                     raise
@@ -187,7 +191,8 @@ class LibvirtPointInTime:
                 domain = conn.lookupByUUIDString(vm_uuid)
                 unless_it_dies(domain, lambda: migration.release(Qmp(domain), memory_path))
 
-        self._connection.call("release the memory capture", act, vm_uuid=vm_uuid)
+        with _gone_is_clear():
+            self._connection.call("release the memory capture", act, vm_uuid=vm_uuid)
 
     def abandon_capture(self, vm_uuid: str, memory_path: str) -> None:
         def act(conn: Any) -> None:
@@ -195,11 +200,8 @@ class LibvirtPointInTime:
                 domain = conn.lookupByUUIDString(vm_uuid)
                 unless_it_dies(domain, lambda: _cancel_capture(domain, memory_path))
 
-        try:
+        with _gone_is_clear():
             self._connection.call("abandon the memory capture", act, vm_uuid=vm_uuid)
-        except Refused as error:
-            if error.case is not ErrorCase.VM_UNKNOWN:
-                raise
 
     def _hold(self, memory_path: str) -> int:
         # O_RDWR is refused by QEMU: it asks the set for a descriptor that is only for writing
@@ -220,15 +222,30 @@ class LibvirtPointInTime:
                 os.close(fd)
 
 
-def _take_disk_back(domain: Any, switch: DiskSwitch, bytes_per_s: int) -> None:
+@contextmanager
+def _gone_is_clear() -> Iterator[None]:
+    """A VM that is proved gone has no QEMU that could hold on to anything."""
+    try:
+        yield
+    except Refused as error:
+        if error.case is not ErrorCase.VM_UNKNOWN:
+            raise
+
+
+def _take_disk_back(domain: Any, switch: DiskSwitch, on_switch: OnSwitch, speed: int) -> None:
     """The disk is on its frozen file with all that was written since, for QEMU and for libvirt."""
     overlay, frozen = switch.overlay_path, switch.frozen_path
     if overlay in real_chain(domain, switch.target):
         if read_chain(domain.XMLDesc(0), switch.target)[0] == overlay:
-            commit_live(domain, switch.target, overlay, frozen, lambda _progress: None, bytes_per_s=bytes_per_s)
+            commit_live(
+                domain, switch.target, overlay, frozen, lambda _now: None, on_switch=on_switch, bytes_per_s=speed
+            )
         else:
             # libvirt's driver died between QEMU's switch and its own note of it
-            commit_behind_libvirt(domain, switch.target, overlay, frozen, switch.frozen_format, bytes_per_s=bytes_per_s)
+            image_format = switch.frozen_format
+            commit_behind_libvirt(
+                domain, switch.target, overlay, frozen, image_format, on_switch=on_switch, bytes_per_s=speed
+            )
     remove_loose_nodes(domain, overlay)
 
 

@@ -181,7 +181,7 @@ class Connection:
     def close(self) -> None:
         """Let go of the connections; guests go on. A libvirt that hangs is not waited for."""
         self._closed = True
-        # in a thread: saying goodbye is a call as well, and it may hang in the middle of connecting
+        # in a thread: saying goodbye is a call as well
         closer = threading.Thread(target=self._close, name="libvirt: close", daemon=True)
         closer.start()
         closer.join(_CLOSE_WAIT_S)
@@ -202,10 +202,9 @@ class Connection:
     def call(self, what: str, act: Callable[[Any], T], *, vm_uuid: str = "", timeout_s: float | None = None) -> T:
         """Run ``act(virConnect)`` in a thread of its own and wait for its end. ``vm_uuid``: the VM that it concerns.
 
-        What has no answer in time may still come about; until it has ended, no other call begins about the same VM.
-        While libvirt is known to answer nothing at all, nothing is sent.
-
-        What has not begun when it is given up never begins: by then its caller may have undone what it was part of.
+        What has not begun when it is given up never begins: by then its caller may have undone what it was part of. What
+        has begun may still come about; until it has ended, no other call begins about the same VM. While libvirt is
+        known to answer nothing at all, nothing is sent.
 
         Raises:
             Refused: VM_UNKNOWN when libvirt proved the domain absent; HYPERVISOR_FAILED when it said no.
@@ -214,8 +213,6 @@ class Connection:
                 libvirt hangs.
         """
         words = f"{what} (VM {vm_uuid})" if vm_uuid else what
-        if self._closed:
-            raise Failed(ErrorCase.HOST_UNREACHABLE, f"{words}: the connection to libvirt is closed")
         if missing_s := self._pulse.missing_s:
             raise Failed(ErrorCase.HOST_UNREACHABLE, f"{words}: libvirt has answered nothing for {missing_s:.0f} s")
         limit_s = self.call_timeout_s if timeout_s is None else timeout_s
@@ -253,7 +250,7 @@ class Connection:
             self._give_back(line)
 
     def _greet(self) -> None:
-        """On a connection of its own: of one client libvirt's daemon takes a few calls at a time, and no more."""
+        """On a connection of its own, which no other call keeps from being read."""
         try:
             libvirt.open(self.uri).close()
         except libvirt.libvirtError as error:
@@ -261,6 +258,8 @@ class Connection:
 
     def _take_line(self, what: str) -> _Line:
         """A living connection with room for a call, which is counted on it from now on."""
+        if self._closed:
+            raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: the connection to libvirt is closed")
         found = self._find_line()
         if found is not None:
             return found

@@ -14,7 +14,7 @@ from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read
 from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.adapters.libvirt.throttle import Throttle
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
-from stillframe.ports.hypervisor import MergeProgress, OnMerge
+from stillframe.ports.hypervisor import MergeProgress, OnMerge, OnSwitch
 
 _POLL_S = 0.02
 _FULL_BYTES = 2 << 20  # QEMU's largest write of a job is 1 MiB; less than its clusters and tables may fit
@@ -22,7 +22,14 @@ _SETTLE_TIMEOUT_S = 60.0
 
 
 def commit_live(
-    domain: Any, target: str, top_path: str, base_path: str, on_progress: OnMerge, *, bytes_per_s: int
+    domain: Any,
+    target: str,
+    top_path: str,
+    base_path: str,
+    on_progress: OnMerge,
+    *,
+    on_switch: OnSwitch,
+    bytes_per_s: int,
 ) -> None:
     """Merge ``top_path`` into ``base_path`` of a running domain's disk; see ``PointInTimeFixer.commit_live``.
 
@@ -57,6 +64,7 @@ def commit_live(
         job_seen = True
         _wait(domain, target, on_progress, throttle)
         if _is_ready(domain, target):
+            on_switch(target)
             domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
         _await_settled(domain, target, top_path)
 

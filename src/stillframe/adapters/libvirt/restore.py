@@ -58,7 +58,9 @@ class LibvirtRestorer:
     def redefine(self, vm_uuid: str, definition_xml: str) -> None:
         def act(conn: Any) -> None:
             current = conn.lookupByUUIDString(vm_uuid)
-            conn.defineXML(rewrite.for_return(definition_xml, _inactive_xml(current)))
+            # one that somebody has undefined while it runs does not come back by our doing
+            if current.isPersistent():
+                conn.defineXML(rewrite.for_return(definition_xml, _inactive_xml(current)))
 
         self._connection.call("define as before", act, vm_uuid=vm_uuid)
 

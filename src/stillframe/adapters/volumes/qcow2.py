@@ -186,6 +186,21 @@ class Qcow2Volumes:
                 return []
         return sorted((file for file in found if file is not None), key=lambda file: file.path)
 
+    def holds_data(self, path: str) -> bool:
+        """Any cluster of the qcow2 image is its own, zeroes among them; without its lock, so that a QEMU may have it open.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be looked at.
+        """
+        if self.probe_image(path, "qcow2") is None:
+            return False
+        arguments = ["map", "--force-share", "--output=json", "--", _alone(path, "qcow2")]
+        text = self._qemu_img.run(arguments, path, self._call_timeout_s)
+        try:
+            return any(extent["present"] for extent in json.loads(text))
+        except (ValueError, KeyError, TypeError) as error:
+            raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: qemu-img map gave an unknown answer") from error
+
     def probe_size(self, path: str) -> int | None:
         """The bytes that the file occupies; None when it is proved absent.
 
@@ -210,9 +225,7 @@ class Qcow2Volumes:
         if image_format != "qcow2":
             return ""
         self._existing(path, image_format)
-        # by itself, so that what it stands on may be missing or damaged
-        alone = {"driver": image_format, "backing": None, "file": {"driver": "file", "filename": path}}
-        arguments = ["check", "--output=json", "--", f"json:{json.dumps(alone)}"]
+        arguments = ["check", "--output=json", "--", _alone(path, image_format)]
         text = self._qemu_img.run(
             arguments, path, self._commit_timeout_s, accepted=_CHECKED, memory_bytes=_CHECK_MEMORY_BYTES
         )
@@ -259,3 +272,9 @@ def _owned_file(entry: os.DirEntry[str]) -> OwnedFile | None:
     except FileNotFoundError:
         return None  # it went while the directory was read
     return OwnedFile(entry.path, entry.name.partition(".")[0], size_bytes, unfinished)
+
+
+def _alone(path: str, image_format: str) -> str:
+    """The image by itself: what it stands on may be missing or damaged."""
+    options = {"driver": image_format, "backing": None, "file": {"driver": "file", "filename": path}}
+    return f"json:{json.dumps(options)}"
