@@ -23,7 +23,7 @@ FUTURE_S = 23 * 3600
 def upgrade() -> None:
     op.add_column(TABLE, sa.Column("uuid", TEXT, nullable=False, server_default=""))
     is_sqlite = op.get_bind().dialect.name == "sqlite"
-    op.execute(f"UPDATE {TABLE} SET uuid = {_SQLITE_UUID if is_sqlite else 'gen_random_uuid()::text'}")  # noqa: S608 -- our own  # nosec B608
+    op.execute(f"UPDATE {TABLE} SET uuid = {_SQLITE_UUID if is_sqlite else 'gen_random_uuid()::text'}")  # noqa: S608 -- our own  # nosec B608 # both texts are constants
     op.create_index(f"ix_{TABLE}_uuid", TABLE, ["uuid"], unique=True)
     for column in FOUND_BY:
         op.create_index(f"ix_{TABLE}_{column}_at_id", TABLE, [column, "at", "id"])
