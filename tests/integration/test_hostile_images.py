@@ -391,6 +391,9 @@ def harms_itself_alone(ward: Ward, good: Vm, bad: Lot, *, is_readable: bool) -> 
     ]
     for desc in told:
         assert "cannot be read" in desc
+    key = ward.service.post("/v1/stillframe/key/create", role="operator", tenant="default", description="test")
+    answer = ward.service.raw("GET", "/v1/compute/inspect", params=reference, headers={"ApiKey": key["api_key"]})
+    assert answer["scode"] == ErrorCase.VM_UNKNOWN.code, "whose it is cannot be read, so it is no tenant's"
     findings = ward.service.get("/v1/stillframe/doctor")["findings"]
     assert [f["kind"] for f in findings if f["compute_uuid"] == bad.uuid] == ["not_looked_at"]
 

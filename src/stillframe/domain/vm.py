@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stillframe.domain.errors import ErrorCase, Failed
+
 DEFAULT_TENANT = "default"
 DEFAULT_NAMESPACE = "default"
 
@@ -106,6 +108,16 @@ class Vm:
     disks: tuple[Disk, ...]
     saved_disks: tuple[Disk, ...]
     unreadable: str = ""
+
+    def check_readable(self) -> None:
+        """Its configuration is known.
+
+        Raises:
+            Failed: HYPERVISOR_FAILED.
+        """
+        if self.unreadable:
+            why = f"{self.described}: its configuration cannot be read: {self.unreadable}"
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, why)
 
     @property
     def described(self) -> str:

@@ -392,12 +392,15 @@ class UseCases:
 
     def _vm_of(self, vm_uuid: str, viewer: Principal) -> Vm | None:
         try:
-            vm = self.world.inventory.get_vm(vm_uuid)
+            vm = self.world.inventory.find_vm(vm_uuid)
         except Refused as refusal:
             if refusal.case is not ErrorCase.VM_UNKNOWN:
                 raise
             return None
-        return vm if viewer.sees(vm.tenant) else None
+        if not viewer.sees(vm.tenant):
+            return None
+        vm.check_readable()
+        return vm
 
     def _check_cluster(self, cluster_uuid: str) -> None:
         if cluster_uuid and cluster_uuid != self.cluster.uuid:

@@ -102,6 +102,14 @@ class Inventory(Protocol):
         """Every domain of the connected libvirt, adopted as it is, by name; see ``Vm.unreadable``."""
         ...
 
+    def find_vm(self, vm_uuid: str) -> Vm:
+        """One VM, also when its configuration cannot be read: see ``Vm.unreadable``.
+
+        Raises:
+            Refused: VM_UNKNOWN, proved absent.
+        """
+        ...
+
     def get_vm(self, vm_uuid: str) -> Vm:
         """One VM.
 

@@ -55,6 +55,9 @@ class LibvirtInventory:
 
         return self._connection.call("list domains", act)
 
+    def find_vm(self, vm_uuid: str) -> Vm:
+        return self._connection.domain_call("look up", vm_uuid, _read_or_say_why)
+
     def get_vm(self, vm_uuid: str) -> Vm:
         return self._connection.domain_call("look up", vm_uuid, _read_one)
 
@@ -174,8 +177,7 @@ def _read_vm(domain: Any) -> Vm:
 
 def _read_one(domain: Any) -> Vm:
     vm = _read_or_say_why(domain)
-    if vm.unreadable:
-        raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{vm.described}: its configuration cannot be read: {vm.unreadable}")
+    vm.check_readable()
     return vm
 
 
