@@ -157,6 +157,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         # before anything listens: the service is never reachable without a key
         service.use_cases.ensure_secrets(lambda text: write_secret(settings.key_file, text))
         service.use_cases.recovery.run()
+        service.use_cases.write_begun_lines()
         service.use_cases.measure()
         server = _AnnouncingServer(
             server_config(create_app(service.use_cases, settings), settings, host=host, port=port)

@@ -137,6 +137,30 @@ class TestPages:
             assert tx.log.newest() is None
 
 
+class TestBegun:
+    def test_a_line_is_begun_until_it_is_appended(self, metadata: SqlMetadata) -> None:
+        one, two = a_line(AT + 1, snapshot="a\0b"), a_line(AT)
+        with metadata.write() as tx:
+            tx.log.begin(one)
+            tx.log.begin(two)
+        with metadata.read() as tx:
+            assert tx.log.begun() == [replace(line, scode=0, desc="", duration_ms=0) for line in (two, one)]
+        assert page(metadata) == []
+        (ended,) = appended(metadata, replace(one, at=AT + 9, scode=24007, desc="why", operation_uuid="o-2"))
+        with metadata.read() as tx:
+            assert [line.uuid for line in tx.log.begun()] == [two.uuid]
+        assert page(metadata) == [ended]
+
+    def test_a_line_of_the_same_operation_is_another(self, metadata: SqlMetadata) -> None:
+        """As of the call that cancels it."""
+        begun = a_line()
+        with metadata.write() as tx:
+            tx.log.begin(begun)
+        appended(metadata, a_line(call="cancel"))
+        with metadata.read() as tx:
+            assert [line.uuid for line in tx.log.begun()] == [begun.uuid]
+
+
 class TestFilters:
     def test_each_field_narrows_to_its_own_value_and_all_together(self, metadata: SqlMetadata) -> None:
         line, *rest = appended(metadata, a_line(), *(another(a_line(), field) for field in EXACT))

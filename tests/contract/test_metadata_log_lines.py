@@ -13,7 +13,7 @@ import pytest
 from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase, Refused
-from stillframe.operations.log import Attempt, LogQuery, list_log, logged
+from stillframe.operations.log import Attempt, LogQuery, begin_line, list_log, logged, write_begun_lines
 from stillframe.operations.refusals import Refusals, RefusedCall
 from stillframe.operations.requests import Caller
 from support.postgres import PostgresCluster, private_postgres
@@ -89,6 +89,37 @@ def test_how_a_call_ended_is_in_its_line(world: World) -> None:
         (ErrorCase.INTERNAL.code, "ZeroDivisionError"),
         (ErrorCase.VM_BUSY.code, "delete since noon"),
     ]
+
+
+def test_what_is_cut_off_gets_its_line_at_the_next_start_and_only_one(world: World) -> None:
+    with logged(world, attempt(ONE, "delete", vm_uuid=VM, snapshot="a\nb")) as ended:
+        ended.began("o-1")
+        begin_line(world, ended)
+        begin_line(world, ended)
+    cut_off = attempt(TWO, "create", vm_uuid=VM)
+    cut_off.began("o-2")
+    begin_line(world, cut_off)
+    assert [line.operation_uuid for line in lines(world)] == ["o-1"]
+    for _ in range(2):
+        write_begun_lines(world)
+    second, first = lines(world)
+    assert (first.operation_uuid, first.scode, first.snapshot) == ("o-1", 0, "a?b")
+    assert (second.operation_uuid, second.who, second.tenant, second.call) == ("o-2", TWO.key_id, "t2", "create")
+    assert (second.address, second.mark, second.vm_uuid) == ("192.0.2.7", "GCD", VM)
+    assert (second.scode, second.desc[:28]) == (ErrorCase.STOPPING.code, "the service ended before thi")
+
+
+def test_a_start_goes_on_where_the_database_does_not_take_what_was_cut_off(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with logged(world, attempt(ONE)):
+        pass
+    (line,) = lines(world)
+    world.new_uuid = lambda: line.uuid  # type: ignore[misc]  # the database refuses it a second time
+    begin_line(world, attempt(TWO))
+    write_begun_lines(world)
+    assert "wait for the next start" in caplog.text
+    assert lines(world) == [line]
 
 
 def test_what_has_lines_of_its_own_needs_none_when_it_goes_well(world: World) -> None:

@@ -35,10 +35,12 @@ def test_a_stop_does_not_wait_for_a_merge_of_hours() -> None:
         assert service.terminate() == 0
         assert told.result()["scode"] == ErrorCase.STOPPING.code
         clients.shutdown()
-        assert len(rows(service, query)) == 1, "it was cut off"
+        ((operation_uuid,),) = rows(service, query)  # it was cut off
         service.configure(merge_bytes_per_s="0")
         service.start()
         settle(service)
         assert vm.names() == ["tip"]
         assert checksums(vm) == {"tip": exact}
         check_census(service)
+        (line,) = service.get(f"{SNAPSHOT}/log/list", compute_uuid=vm.uuid, call="delete")["list"]
+        assert (line["operation_uuid"], line["scode"]) == (operation_uuid, ErrorCase.STOPPING.code)

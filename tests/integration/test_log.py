@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import httpx
 import pytest
 
 from integration.conftest import Take
 from stillframe.domain.errors import ErrorCase
+from support.ledger import rows
+from support.offline import domain_xml, file_disk, image, lot, offline, write
 from support.service import SNAPSHOT, Service, Vm, eventually, running_service
 
 LOG = f"{SNAPSHOT}/log/list"
@@ -156,6 +160,35 @@ def test_strangers_share_lines_that_are_the_administrators_and_the_log_outlives_
             pytest.raises(sqlite3.IntegrityError, match="never changed"),
         ):
             database.execute("UPDATE operation_log SET scode = 0")
+
+
+def test_a_call_that_was_cut_off_is_in_the_log_of_the_next_start() -> None:
+    service = Service(merge_bytes_per_s="4096")
+    try:
+        one = lot(service, "slow")
+        disk = image(one.directory / "disk-0.qcow2", size="4M")
+        offline(service, ("define", domain_xml(one, [file_disk(disk, "vda")])))
+        vm = one.vm(service.start())
+        for name, pattern in (("doomed", 1), ("tip", 2)):
+            write(vm.disk_path(), pattern, length="2M")
+            vm.create(name)
+        with ThreadPoolExecutor(1) as client:
+            body = {"compute_uuid": vm.uuid, "name": "doomed", "vm_type": "GDT"}
+            told = client.submit(service.raw, "POST", f"{SNAPSHOT}/delete", json=body)
+            query = "SELECT uuid FROM operations WHERE kind = 'delete' AND state = 'committed'"
+            eventually(lambda: bool(rows(service, query)), "the merge is under way")
+            ((operation_uuid,),) = rows(service, query)
+            service.kill()
+            assert isinstance(told.exception(), httpx.HTTPError)
+        service.configure(merge_bytes_per_s="0")
+        service.start()
+        (line,) = service.get(LOG, compute_uuid=vm.uuid, call="delete")["list"]
+        assert (line["operation_uuid"], line["snapshot"], line["mark"]) == (operation_uuid, "doomed", "GDT")
+        assert (line["scode"], line["compute_name"]) == (ErrorCase.STOPPING.code, vm.name)
+        eventually(lambda: vm.names() == ["tip"], "the delete is finished")
+        assert len(service.get(LOG, compute_uuid=vm.uuid, call="delete")["list"]) == 1
+    finally:
+        service.destroy()
 
 
 def test_lines_beyond_the_retention_are_gone_after_a_start() -> None:

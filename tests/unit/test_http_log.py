@@ -214,6 +214,19 @@ def test_a_stranger_is_noted_whatever_it_asks_for_and_what_it_sends_is_not_looke
         assert "forged" not in noted.desc
 
 
+def test_a_mutation_of_a_key_that_asks_too_often_is_noted_as_its_own_and_a_look_is_not() -> None:
+    door = DoorClient(requests_per_s=0.5)  # a bucket of one request
+    door.stub.principals["reader"] = READER
+    assert as_envelope(door.request("GET", LOG, key="reader"))["scode"] == 0
+    must_fail(as_envelope(door.request("GET", LOG, key="reader")), ErrorCase.RATE_LIMITED)
+    must_fail(
+        as_envelope(door.request("POST", CREATE, key="reader", json=identified(name="a"))), ErrorCase.RATE_LIMITED
+    )
+    noted = the_one(door)
+    assert (noted.principal, noted.call, noted.case) == (READER, "create", ErrorCase.RATE_LIMITED)
+    assert (noted.vm_uuid, noted.snapshot) == ("", ""), "what it sent is not looked at"
+
+
 def test_an_expired_link_is_no_attempt_to_change_something(door: DoorClient) -> None:
     door.stub.outcomes["screenshot_by_link"] = refused(ErrorCase.LINK_INVALID)
     assert door.request("GET", f"{BASE}/screenshot/{VM}.png", key="").status_code == 403

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Response, Security
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from stillframe.domain.access import KEY_ID_CHARS, Need
-from stillframe.http.access import ViewerOf, needs
-from stillframe.http.door import DoorOf, answer, answers
+from stillframe.http.access import API_KEY, ViewerOf, needs
+from stillframe.http.door import DoorOf, answer, answers, follow
 from stillframe.http.fields import INTEGER_MAX, NameText, OpaqueId, QueryBool, Text, UuidOrEmpty, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.tasks import ClusterUuid, MaybeMoment
@@ -19,7 +19,11 @@ from stillframe.ports.log import LogLine
 LOG = "/v1/compute/vsd/snapshot/log"
 LIMIT_MAX = 1000
 
-router = APIRouter(tags=["operation log"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)])
+router = APIRouter(
+    tags=["operation log"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)]
+)
+
+_AFTER_THE_FIRST = {"after": follow("listLog", after="$response.body#/data/list/0/id")}
 
 _Code = Annotated[int, Field(ge=0, le=INTEGER_MAX), BeforeValidator(query_integer)]
 # a query has no null: see MaybePageNumber
@@ -102,7 +106,7 @@ def _data(line: LogLine) -> LogLineData:
     )
 
 
-@router.get(f"{LOG}/list", operation_id="listLog", responses=answers(LogListData))
+@router.get(f"{LOG}/list", operation_id="listLog", responses=answers(LogListData, links=_AFTER_THE_FIRST))
 @needs(Need.LOOK)
 async def list_log(params: Annotated[LogListParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """What was done or attempted, newest first; a tenant's key sees its tenant's lines alone."""

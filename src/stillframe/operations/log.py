@@ -18,6 +18,7 @@ from stillframe.ports.log import LogFilter, LogLine
 log = logging.getLogger(__name__)
 DESC_MAX_CHARS = 1000
 TEXT_MAX_CHARS = 256
+_CUT_OFF = "the service ended before this was finished; the task tells what became of it"
 # what could begin a new line, or turn the direction of reading, wherever a line is printed
 _MOVES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -28,7 +29,7 @@ class Attempt:
     """One mutating call; what becomes known on the way is filled in.
 
     ``tenant`` is the caller's own until the call is known to concern another's. ``about``: what else there is to say
-    of a call that went well.
+    of a call that went well. ``line_uuid``: drawn when the line is begun.
     """
 
     caller: Caller
@@ -39,6 +40,7 @@ class Attempt:
     snapshot: str = ""
     operation_uuid: str = ""
     about: str = ""
+    line_uuid: str = ""
 
     def __post_init__(self) -> None:
         self.tenant = self.tenant or self.caller.principal.tenant
@@ -67,9 +69,41 @@ def logged(world: World, attempt: Attempt, *, only_refused: bool = False) -> Ite
             _append(world, attempt, scode, desc or attempt.about, int((time.monotonic() - begun) * 1000))
 
 
+def begin_line(world: World, attempt: Attempt) -> None:
+    """What is known so far is durable: should the service be cut off, the next start writes the line. Repeatable."""
+    if not attempt.line_uuid:
+        attempt.line_uuid = world.new_uuid()
+        line = _plain(_line(world, attempt))
+        with world.metadata.write() as tx:
+            tx.log.begin(line)
+
+
+def write_begun_lines(world: World) -> None:
+    """At the start: calls that the end of the service cut off get their lines, each one.
+
+    Where the database does not take them they wait for the next start: a full disk is no reason not to start.
+    """
+    now = int(world.now_s())
+    try:
+        with world.metadata.write() as tx:
+            for line in tx.log.begun():
+                duration_ms = max(0, now - line.at) * 1000
+                ended = replace(line, at=now, scode=ErrorCase.STOPPING.code, desc=_CUT_OFF, duration_ms=duration_ms)
+                tx.log.append(ended)
+    except StillframeError:
+        log.exception("the operation log could not be written: calls that were cut off wait for the next start")
+
+
 def _append(world: World, attempt: Attempt, scode: int, desc: str, duration_ms: int) -> None:
-    line = LogLine(
-        uuid=world.new_uuid(),
+    line = _line(world, attempt)
+    attempt.caller.noted()
+    write_line(world, replace(line, scode=scode, desc=desc, duration_ms=duration_ms))
+
+
+def _line(world: World, attempt: Attempt) -> LogLine:
+    """As far as the attempt is known."""
+    return LogLine(
+        uuid=attempt.line_uuid or world.new_uuid(),
         at=int(world.now_s()),
         who=attempt.caller.who,
         address=attempt.caller.address,
@@ -79,13 +113,11 @@ def _append(world: World, attempt: Attempt, scode: int, desc: str, duration_ms: 
         vm_name=attempt.vm_name,
         mark=attempt.caller.mark,
         snapshot=attempt.snapshot,
-        scode=scode,
-        desc=desc,
-        duration_ms=duration_ms,
+        scode=0,
+        desc="",
+        duration_ms=0,
         operation_uuid=attempt.operation_uuid,
     )
-    attempt.caller.noted()
-    write_line(world, line)
 
 
 def write_line(world: World, line: LogLine) -> None:

@@ -24,7 +24,7 @@ from stillframe.operations.doctor import Doctor, Report
 from stillframe.operations.keys import KeyPage, KeySpec, NewKey
 from stillframe.operations.links import LinkSigner
 from stillframe.operations.listing import list_vms
-from stillframe.operations.log import Attempt, LogPage, LogQuery, list_log, logged
+from stillframe.operations.log import Attempt, LogPage, LogQuery, begin_line, list_log, logged, write_begun_lines
 from stillframe.operations.mending import Mender
 from stillframe.operations.quotas import TenantUse
 from stillframe.operations.recovery import Recovery
@@ -290,7 +290,7 @@ class UseCases:
 
     def repair(self, deep: bool, caller: Caller) -> Report:
         with logged(self.world, Attempt(caller, "doctor repair")) as attempt:
-            return self._repairs.repair(deep=deep, began=attempt.began)
+            return self._repairs.repair(deep=deep, began=lambda uuid: self._began(attempt, uuid))
 
     # --- keys ----------------------------------------------------------------------------------------------------
 
@@ -347,6 +347,10 @@ class UseCases:
     def list_log(self, query: LogQuery, viewer: Principal) -> LogPage:
         self._check_cluster(query.cluster_uuid)
         return list_log(self.world, query, viewer)
+
+    def write_begun_lines(self) -> None:
+        """Calls that the service's end cut off get their lines. At the start, before any new one."""
+        write_begun_lines(self.world)
 
     def note_refusal(self, refused: RefusedCall) -> None:
         """A call that was refused at the door has its line, or is counted in one."""
@@ -425,11 +429,16 @@ class UseCases:
         with logged(self.world, attempt, only_refused=only_refused):
             yield attempt
 
+    def _began(self, attempt: Attempt, operation_uuid: str) -> None:
+        """It is in the journal, and who asked for it in the log."""
+        attempt.began(operation_uuid)
+        begin_line(self.world, attempt)
+
     @contextmanager
     def _claim(self, vm: Vm, kind: str, attempt: Attempt, *, settle: bool = True) -> Iterator[Claim]:
         about = About(vm.uuid, vm.name, vm.tenant, attempt.snapshot)
         with self._runner.claim(about, Slot.EXCLUSIVE, kind) as claim:
-            attempt.began(claim.row.uuid)
+            self._began(attempt, claim.row.uuid)
             if settle:
                 self.recovery.settle(vm.uuid)
             yield claim

@@ -53,7 +53,17 @@ class LogFilter:
 class LogRows(Protocol):
     """The operation log."""
 
-    def append(self, line: LogLine) -> None: ...
+    def begin(self, line: LogLine) -> None:
+        """Keep what is known of a call that is under way; its end (``scode``, ``desc``, ``duration_ms``) is not."""
+        ...
+
+    def begun(self) -> list[LogLine]:
+        """What ``begin`` kept and no ``append`` has ended, oldest first; ``at`` is when it began."""
+        ...
+
+    def append(self, line: LogLine) -> None:
+        """If ``begin`` kept it, it is begun no more."""
+        ...
 
     def get(self, uuid: str) -> LogLine | None: ...
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import sqlalchemy as sa
 
-from stillframe.adapters.metadata.schema import operation_log, values_of
+from stillframe.adapters.metadata.schema import log_begun, operation_log, values_of
 from stillframe.ports.log import LogFilter, LogLine
 
 _COLUMNS = tuple(operation_log.c[field.name] for field in fields(LogLine))
@@ -19,7 +19,15 @@ class SqlLog:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
+    def begin(self, line: LogLine) -> None:
+        self._connection.execute(sa.insert(log_begun).values(values_of(line, log_begun)))
+
+    def begun(self) -> list[LogLine]:
+        query = sa.select(log_begun).order_by(log_begun.c.at, log_begun.c.uuid)
+        return [LogLine(**row._asdict(), scode=0, desc="", duration_ms=0) for row in self._connection.execute(query)]
+
     def append(self, line: LogLine) -> None:
+        self._connection.execute(sa.delete(log_begun).where(log_begun.c.uuid == line.uuid))
         self._connection.execute(sa.insert(operation_log).values(values_of(line, operation_log)))
 
     def get(self, uuid: str) -> LogLine | None:

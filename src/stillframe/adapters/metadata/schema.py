@@ -294,6 +294,18 @@ operation_log = sa.Table(
     ),
 )
 
+# calls that are under way: what is left here when the service starts has been cut off
+log_begun = sa.Table(
+    "log_begun",
+    metadata,
+    sa.Column("uuid", AnyText, primary_key=True),
+    _number("at"),
+    *(
+        _text(name)
+        for name in ("who", "address", "tenant", "call", "vm_uuid", "vm_name", "mark", "snapshot", "operation_uuid")
+    ),
+)
+
 
 def values_of(record: DataclassInstance, table: sa.Table, **further: str | int | None) -> dict[str, Any]:
     """A frozen dataclass as a row: its fields that are columns of the table, and ``further`` columns."""
