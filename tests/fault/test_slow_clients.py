@@ -113,7 +113,7 @@ def held(service: Service, count: int) -> Iterator[Counter[str]]:
     seen: Counter[str] = Counter()
     port = service.url.rpartition(":")[2]
     key = (service.state / "admin.key").read_text().strip()
-    command = [sys.executable, slow_clients.__file__, port, f"ApiKey: {key}"]
+    command = [sys.executable, slow_clients.__file__, port]
     each = {kind: count * percent // 100 // PROGRAMS for kind, percent in SHARES.items()}
     programs = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(PROGRAMS)
@@ -121,7 +121,7 @@ def held(service: Service, count: int) -> Iterator[Counter[str]]:
     try:
         for program in programs:
             stdin, _ = pipes(program)
-            stdin.write(f"{json.dumps(each)}\n")
+            stdin.write(f"{json.dumps({'header': f'ApiKey: {key}', **each})}\n")
             stdin.flush()
         for program in programs:
             assert pipes(program)[1].readline() == "holding\n"

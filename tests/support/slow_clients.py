@@ -1,8 +1,9 @@
 """A program that holds slow connections to a service, as many as it is told, and opens each anew when it is cut off.
 
-    python slow_clients.py PORT HEADER...
+    python slow_clients.py PORT
 
-reads from its input how many of each kind, as JSON: ``{"headers": n, "body": n, "reading": n}``; says ``holding`` when all
+reads from its input a header, because no command line holds a key, and how many of each kind, as JSON:
+``{"header": "ApiKey: …", "headers": n, "body": n, "reading": n}``; says ``holding`` when all
 have been connected once; goes on until its input ends, and then tells what it has seen, as JSON.
 """
 
@@ -141,9 +142,9 @@ class SlowClients:
         self._unborn.append(Slow(slow.number, slow.kind, slow.first, slow.dribble))
 
 
-def main(port: str, *headers: str) -> None:
-    counts = json.loads(sys.stdin.readline())
-    clients = SlowClients(int(port), list(headers), counts)
+def main(port: str) -> None:
+    told = json.loads(sys.stdin.readline())
+    clients = SlowClients(int(port), [told.pop("header")], told)
     clients.hold()
     tell(json.dumps(clients.counts))
 
