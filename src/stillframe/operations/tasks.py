@@ -176,7 +176,8 @@ def task_of(row: OperationRow) -> Task:
         state=state,
         cancellable=_can_be_cancelled(row) and not row.cancel_requested,
         step=under_way.name if under_way else "",
-        steps_done=sum(step.name in row.steps_done for step in steps),
+        # marks stand among what is done; of a plan that cannot be read it is not known which they are
+        steps_done=sum(step.name in row.steps_done for step in steps) if steps else len(row.steps_done),
         steps_total=len(steps),
         progress=_progress(row, steps, done / total if total > 0 else 0.0),
         bytes_done=done,
