@@ -23,6 +23,7 @@ from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.disks import check_no_drift, check_unused, layer_path, place_disks
+from stillframe.operations.overtaking import drop_unwritten, has_run_on, started_outside, why_not_undone
 from stillframe.operations.requests import Cluster
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
@@ -58,6 +59,11 @@ class RollbackPlan:
     memory_checksum: str
     previous_definition: str = field(repr=False)
     disks: tuple[DiskReturn, ...]
+
+    @property
+    def overlays(self) -> frozenset[str]:
+        """The paths of the new overlays."""
+        return frozenset(disk.overlay.path for disk in self.disks)
 
 
 def plan_rollback(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot, *, domain_memory: bool) -> RollbackPlan:
@@ -164,12 +170,20 @@ def _make_overlays(world: World, plan: RollbackPlan) -> None:
 
 
 def _drop_overlays(world: World, plan: RollbackPlan) -> None:
-    for disk in plan.disks:
-        world.volumes.ensure_dropped(disk.overlay.path)
+    drop_unwritten(world, plan.overlays)
 
 
 def _power_off(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
-    """The VM is off. libvirt looks only every 200 ms whether QEMU is gone: enough to hash the memory meanwhile."""
+    """The VM is off, or was started from outside on its new disks already: that guest is left alone.
+
+    libvirt looks only every 200 ms whether QEMU is gone: enough to hash the memory meanwhile.
+    """
+    vm = world.inventory.get_vm(plan.vm_uuid)
+    if has_run_on(world, vm, plan.overlays):
+        scratch.add_remark(started_outside(vm, plan.overlays))
+        if not plan.overlays.issubset(disk.path for disk in vm.saved_disks):
+            world.keeper.define(_configuration(world, plan))  # an undo had begun
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="rollback-power") as pool:
         off = pool.submit(world.power.ensure_off, plan.vm_uuid)
         _check_memory(world, plan, scratch)
@@ -184,7 +198,7 @@ def _check_memory(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
         world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
     except StillframeError as error:
         # past the point of no return the disks go forward without the memory; the caller gets this at the end
-        scratch["refusal"] = error
+        scratch.refuse(error)
     else:
         scratch["checked"] = True
 
@@ -200,8 +214,7 @@ def _define_back(world: World, plan: RollbackPlan) -> None:
         Refused: VM_UNKNOWN, for one that was undefined since; it does not come back.
     """
     vm = world.inventory.get_vm(plan.vm_uuid)
-    overlays = {disk.overlay.path for disk in plan.disks}
-    if overlays.intersection(disk.path for disk in vm.saved_disks):
+    if plan.overlays.intersection(disk.path for disk in vm.saved_disks):
         world.keeper.redefine(plan.vm_uuid, plan.previous_definition)
 
 
@@ -230,7 +243,7 @@ def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
             world.power.ensure_off(plan.vm_uuid)
             if last:
                 # past the point of no return the disks go forward without the memory; the caller gets this at the end
-                scratch["refusal"] = Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc)
+                scratch.refuse(Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc))
             else:
                 # what fails here once is often a port that another program took a moment before
                 log.warning("restoring VM %s failed, once more: %s", plan.vm_uuid, error.desc)
@@ -294,7 +307,15 @@ FAMILIES = (
     "move the heads",
     "drop the old heads",
 )
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, RollbackPlan, steps, FAMILIES, "commit")
+OPERATION = Operation(
+    KIND,
+    Slot.EXCLUSIVE,
+    RollbackPlan,
+    steps,
+    FAMILIES,
+    "commit",
+    overtaken=lambda world, plan: why_not_undone(world, plan.vm_uuid, plan.overlays),
+)
 
 
 def check_known(snapshot: Snapshot | None, vm: Vm, name: str) -> Snapshot:
