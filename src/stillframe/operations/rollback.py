@@ -12,25 +12,25 @@ and shut off, and the error says so.
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from stillframe.domain import rules
-from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
+from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
+from stillframe.operations import restore_memory
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.disks import check_no_drift, check_unused, layer_path, place_disks
 from stillframe.operations.overtaking import drop_unwritten, has_run_on, started_outside, why_not_undone
 from stillframe.operations.requests import Cluster
+from stillframe.operations.restore_memory import Restoration
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.hypervisor import SavedConfiguration
 from stillframe.ports.metadata import Slot, Transaction
 
-log = logging.getLogger(__name__)
 KIND = "rollback"
 
 
@@ -186,21 +186,9 @@ def _power_off(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
         return
     with ThreadPoolExecutor(1, thread_name_prefix="rollback-power") as pool:
         off = pool.submit(world.power.ensure_off, plan.vm_uuid)
-        _check_memory(world, plan, scratch)
+        if plan.memory_uuid is not None:
+            restore_memory.check(world, plan.memory_uuid, plan.memory_checksum, scratch)
     off.result()
-
-
-def _check_memory(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
-    """``scratch["checked"]``, or ``scratch["refusal"]`` when the file is damaged behind the file system's back."""
-    if plan.memory_uuid is None:
-        return
-    try:
-        world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
-    except StillframeError as error:
-        # past the point of no return the disks go forward without the memory; the caller gets this at the end
-        scratch.refuse(error)
-    else:
-        scratch["checked"] = True
 
 
 def _define(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
@@ -219,36 +207,9 @@ def _define_back(world: World, plan: RollbackPlan) -> None:
 
 
 def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
-    """The guest runs from the snapshot's memory, or the VM is off and ``scratch["refusal"]`` says why.
-
-    A guest that runs already on the new overlays was restored by an interrupted run. One that is there but does not
-    run never ran: it is started anew.
-    """
-    if plan.memory_uuid is None:
-        return
-    vm = world.inventory.get_vm(plan.vm_uuid)
-    if vm.state.is_running:
-        return
-    if vm.state.has_process:
-        world.power.ensure_off(plan.vm_uuid)
-    if "checked" not in scratch and "refusal" not in scratch:  # an interrupted run had switched off already
-        _check_memory(world, plan, scratch)
-    if "refusal" in scratch:
-        return
-    path = world.memory_store.capture_path(plan.memory_uuid)
-    for last in (False, True):
-        try:
-            world.keeper.restore(path, _configuration(world, plan))
-        except StillframeError as error:
-            world.power.ensure_off(plan.vm_uuid)
-            if last:
-                # past the point of no return the disks go forward without the memory; the caller gets this at the end
-                scratch.refuse(Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc))
-            else:
-                # what fails here once is often a port that another program took a moment before
-                log.warning("restoring VM %s failed, once more: %s", plan.vm_uuid, error.desc)
-        else:
-            return
+    if plan.memory_uuid is not None:
+        wanted = Restoration(plan.memory_uuid, plan.memory_checksum, _configuration(world, plan))
+        restore_memory.restore(world, wanted, scratch)
 
 
 def record_disk(tx: Transaction, disk: DiskReturn) -> None:
