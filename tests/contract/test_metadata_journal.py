@@ -57,6 +57,16 @@ def an_operation(
 
 
 class TestJournal:
+    def test_words_are_replaced_and_nothing_else(self, metadata: Metadata) -> None:
+        operation = an_operation()
+        with metadata.write() as tx:
+            tx.journal.open(operation)
+            tx.journal.set_error(operation.uuid, "one")
+            tx.journal.set_error(operation.uuid, "two")
+            assert tx.journal.get(operation.uuid) == replace(operation, error="two")
+        with pytest.raises(Failed), metadata.write() as tx:
+            tx.journal.set_error("nobody", "words")
+
     def test_an_operation_comes_back(self, metadata: Metadata) -> None:
         operation = an_operation()
         with metadata.write() as tx:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,28 @@ class BelievesNames(Unbroken):
         return info and replace(info, real_path=path)
 
 
+class SeesDataOnly(Unbroken):
+    """Zeroes and discards are nothing."""
+
+    def probe_written(self, path: str) -> bool:
+        return Path(path).exists() and b"\x09" * 512 in Path(path).read_bytes()
+
+
+class LooksAtTheBeginning(Unbroken):
+    def probe_written(self, path: str) -> bool:
+        table = Path(path).read_bytes()
+        (offset,) = struct.unpack(">Q", table[40:48])
+        return any(table[offset : offset + 8])
+
+
+class UnreadableIsUnwritten(Unbroken):
+    def probe_written(self, path: str) -> bool:
+        try:
+            return super().probe_written(path)
+        except Failed:
+            return False
+
+
 class SeesNoDamage(Unbroken):
     def probe_damage(self, path: str, image_format: str) -> str:
         super().probe_damage(path, image_format)
@@ -291,6 +314,9 @@ BROKEN: tuple[tuple[type[Unbroken], str], ...] = (
     (SizeFailureIsAbsence, "check_size_is_what_is_occupied"),
     (FileIsData, "check_data_of_its_own_is_told"),
     (BelievesNames, "check_probe_follows_links_to_the_file"),
+    (SeesDataOnly, "check_what_was_written_is_seen"),
+    (LooksAtTheBeginning, "check_what_was_written_at_the_end_of_a_large_image_is_seen"),
+    (UnreadableIsUnwritten, "check_written_is_not_said_of_what_cannot_be_read"),
     (SeesNoDamage, "check_damage_is_found_and_soundness_is_said"),
     (RepairsDamage, "check_damage_is_found_and_soundness_is_said"),
     (LeaksAreDamage, "check_leaked_space_is_no_damage"),

@@ -202,6 +202,41 @@ def check_probe_follows_links_to_the_file(bench: VolumesBench) -> None:
     assert bench.probe(str(linked)).path == str(linked)
 
 
+def check_what_was_written_is_seen(bench: VolumesBench) -> None:
+    base = bench.user_image("disk.qcow2")
+    for act in ("write -P 9 1M 512", "write -z 1M 64k", "discard 1M 64k"):
+        overlay = bench.overlay(base)
+        bench.read(overlay)
+        run("qemu-io", "-f", "qcow2", "-c", "read 0 2M", overlay)
+        assert not bench.volumes.probe_written(overlay)
+        bench.write(overlay, "qcow2", act)
+        assert bench.volumes.probe_written(overlay), act
+        bench.volumes.ensure_overlay(overlay, base, "qcow2")
+        assert not bench.volumes.probe_written(overlay)
+        run("qemu-img", "snapshot", "-c", "inside", overlay)
+        assert bench.volumes.probe_written(overlay)
+
+
+def check_what_was_written_at_the_end_of_a_large_image_is_seen(bench: VolumesBench) -> None:
+    base = str(bench.directory / "disk.qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", base, "10T")
+    overlay = bench.overlay(base)
+    assert not bench.volumes.probe_written(overlay)
+    bench.write(overlay, "qcow2", f"write -P 9 {(10 << 40) - 512} 512")
+    assert bench.volumes.probe_written(overlay)
+
+
+def check_written_is_not_said_of_what_cannot_be_read(bench: VolumesBench) -> None:
+    overlay = bench.overlay(bench.user_image("disk.qcow2"))
+    assert not bench.volumes.probe_written(bench.new_path()), "proved absent"
+    whole = Path(overlay).read_bytes()
+    (l1_offset,) = struct.unpack(">Q", whole[40:48])
+    for contents in (b"", b"not an image" * 100, whole[: l1_offset + 4], whole[:36] + b"\xff" * 4 + whole[40:]):
+        Path(overlay).write_bytes(contents)
+        with fails_with(ErrorCase.STORAGE_FAILED, overlay):
+            bench.volumes.probe_written(overlay)
+
+
 def check_damage_is_found_and_soundness_is_said(bench: VolumesBench) -> None:
     base = bench.user_image("disk.qcow2", size_bytes=2 * MIB)
     overlay = bench.overlay(base)

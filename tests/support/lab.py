@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support.ledger import checksums, rows
 from support.offline import Lot, domain_xml, file_disk, image, lot, write
 from support.private_libvirtd import PrivateLibvirtd
 from support.service import Service, Vm, eventually
-from support.struck import Striker, StruckService
+from support.struck import At, Striker, StruckService
 
 
 @dataclass
@@ -70,6 +71,26 @@ def settle(service: Service) -> None:
         eventually(lambda: not rows(service, query), "every operation has ended", timeout_s=120)
     except AssertionError as error:
         raise AssertionError(f"{error}: {rows(service, query)}") from None
+
+
+def interrupt(lab: Lab, vm: Vm, at: At, path: str, **body: Any) -> None:
+    """The service dies at this moment of the call, and is not started again."""
+    lab.service.strike(kill=at)
+    assert lab.service.send(path, cluster_uuid="", compute_uuid=vm.uuid, **body) is None
+    lab.service.await_death()
+    lab.service.spare()
+
+
+def last_task(vm: Vm) -> tuple[str, str]:
+    """State and words of the VM's last operation that had something to do."""
+    query = "SELECT state, error FROM operations WHERE vm_uuid = ? AND plan <> '' ORDER BY id DESC LIMIT 1"
+    ((state, error),) = rows(vm.service, query, vm.uuid)
+    return state, error
+
+
+def boots(vm: Vm) -> int:
+    """How often its guest was booted so far."""
+    return len(vm.witness().boots())
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from stillframe.adapters.libvirt.domain_xml import read_assignment, read_chain, read_disks
-from stillframe.adapters.libvirt.rewrite import disk_targets, for_restore, for_rollback, with_disk_paths
+from stillframe.adapters.libvirt.domain_xml import read_assignment, read_chain, read_disks, read_origin
+from stillframe.adapters.libvirt.rewrite import disk_targets, for_restore, for_return, for_rollback, with_disk_paths
 from stillframe.domain.errors import ErrorCase, Failed
 
 DOMAINS = Path(__file__).parent / "domains"
@@ -148,10 +148,22 @@ def test_rollback_needs_to_know_who_the_vm_is() -> None:
 
 
 def test_restore_keeps_the_generation_id_which_libvirt_compares() -> None:
-    root = etree.fromstring(for_restore(_load("q35-uefi"), CURRENT, {"vda": ("/vm/v.qcow2", "qcow2")}))
+    root = etree.fromstring(for_restore(_load("q35-uefi"), CURRENT, {"vda": ("/vm/v.qcow2", "qcow2")}, "m"))
     assert root.findtext("genid") == "43dc0cf8-809b-4adb-9bea-a9abb5f3d90e"
     assert root.findtext("name") == "改名后"
     assert root.find("devices/disk/source[@file='/vm/v.qcow2']") is not None
+
+
+@pytest.mark.parametrize("name", ["q35-uefi", "commandline"])
+def test_a_restored_guest_is_told_from_a_booted_one(name: str) -> None:
+    """And only the present one: what is restored or defined later from its XML does not come from where it came."""
+    restored = for_restore(_load(name), CURRENT, {}, "first")
+    assert (read_origin(_load(name)), read_origin(restored)) == ("", "first")
+    assert read_assignment(restored) == read_assignment(CURRENT)
+    assert read_origin(for_restore(restored, CURRENT, {}, "second")) == "second"
+    for defined in (for_rollback(restored, CURRENT, {}), for_return(restored, CURRENT)):
+        assert read_origin(defined) == ""
+        assert "origin" not in defined
 
 
 def test_errors_do_not_carry_the_password() -> None:

@@ -14,7 +14,8 @@ import pytest
 from stillframe.adapters.metadata.database import open_metadata
 from stillframe.domain.errors import ErrorCase, Failed, StillframeError
 from stillframe.operations.moments import Moment, Phase
-from stillframe.operations.runner import About, Runner
+from stillframe.operations.rows import About
+from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import Limits, World
 from stillframe.ports.metadata import OperationState, Slot

@@ -295,6 +295,13 @@ class ErrorCase(Enum):
         "the service is being stopped; what it was doing is finished or undone at its next start; see the task list then",
         "服务正在停止；未完成的操作将在下次启动时完成或撤销；请届时查看任务列表",
     )
+    MEMORY_NOT_RESTORED = Case(
+        24011,
+        409,
+        "disks and configuration were rolled back, but the virtual machine ran on them before its memory was restored, "
+        "and keeps what it wrote; roll back again to get the memory",
+        "磁盘和配置已回滚，但虚拟机在恢复内存之前已在其上运行，其写入的数据已保留；如需恢复内存，请再次回滚",
+    )
     NOT_AUTHENTICATED = Case(
         25001, 401, "no valid ApiKey was given; send the header ApiKey", "未提供有效的 ApiKey；请在请求头中携带 ApiKey"
     )

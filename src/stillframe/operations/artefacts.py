@@ -10,7 +10,7 @@ from stillframe.domain.findings import Finding, FindingKind
 from stillframe.domain.snapshot import MemoryState, MemoryStatus, Snapshot
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.records import VmRecords
-from stillframe.operations.runner import describe
+from stillframe.operations.wording import describe
 from stillframe.operations.world import World
 
 

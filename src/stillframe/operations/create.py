@@ -25,7 +25,7 @@ from stillframe.operations.detail import inspect_with_volumes
 from stillframe.operations.disks import PlacedDisk, check_no_drift, check_place, layer_path, place_disks, whole_chain
 from stillframe.operations.quotas import measured, memory_open, most_snapshots
 from stillframe.operations.requests import Cluster
-from stillframe.operations.runner import About, new_row, planned
+from stillframe.operations.rows import About, new_row, planned
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.hypervisor import DiskSwitch, PointInTime, PointRequest

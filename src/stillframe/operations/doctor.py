@@ -19,7 +19,7 @@ from stillframe.operations.images import file_disks
 from stillframe.operations.orphans import find_orphans
 from stillframe.operations.records import read_vm
 from stillframe.operations.requests import Cluster
-from stillframe.operations.runner import describe
+from stillframe.operations.wording import describe
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow
 

@@ -18,7 +18,7 @@ from stillframe.operations.disks import is_our_directory
 from stillframe.operations.images import Images, file_disks
 from stillframe.operations.records import VmRecords
 from stillframe.operations.recovery import OPERATIONS
-from stillframe.operations.runner import describe
+from stillframe.operations.wording import describe
 from stillframe.operations.world import World
 
 # an unfinished operation may leave its objects in any state, but never these

@@ -16,7 +16,7 @@ from stillframe.domain.vm import Disk, Vm
 from stillframe.operations.images import Images, file_disks
 from stillframe.operations.records import Known, read_all
 from stillframe.operations.requests import Cluster
-from stillframe.operations.runner import describe
+from stillframe.operations.wording import describe
 from stillframe.operations.world import World
 from stillframe.ports.memory_store import StoredFile, StoredKind
 from stillframe.ports.volumes import ImageInfo, OwnedFile

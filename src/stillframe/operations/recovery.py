@@ -19,8 +19,9 @@ from typing import Any
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.operations import create, delete, forget, rollback, rollback_volumes, save_memory
 from stillframe.operations.moments import Phase
-from stillframe.operations.runner import Runner, describe
+from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Operation, Step
+from stillframe.operations.wording import describe
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)

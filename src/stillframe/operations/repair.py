@@ -20,7 +20,8 @@ from stillframe.operations.orphans import find_orphans, uses_of_files
 from stillframe.operations.records import read_all, read_vm
 from stillframe.operations.recovery import Recovery
 from stillframe.operations.requests import Cluster
-from stillframe.operations.runner import About, Runner
+from stillframe.operations.rows import About
+from stillframe.operations.runner import Runner
 from stillframe.ports.metadata import OperationState, Slot
 from stillframe.ports.volumes import ImageInfo
 

@@ -12,24 +12,25 @@ and shut off, and the error says so.
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from stillframe.domain import rules
-from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
+from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
+from stillframe.operations import restore_memory
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.disks import check_no_drift, check_place, check_unused, layer_path, place_disks, whole_chain
+from stillframe.operations.overtaking import drop_unwritten, has_run_on, started_outside, why_not_undone
 from stillframe.operations.requests import Cluster
+from stillframe.operations.restore_memory import Restoration
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import World
 from stillframe.ports.hypervisor import SavedConfiguration
 from stillframe.ports.metadata import Slot, Transaction
 
-log = logging.getLogger(__name__)
 KIND = "rollback"
 
 
@@ -58,6 +59,11 @@ class RollbackPlan:
     memory_checksum: str
     previous_definition: str = field(repr=False)
     disks: tuple[DiskReturn, ...]
+
+    @property
+    def overlays(self) -> frozenset[str]:
+        """The paths of the new overlays."""
+        return frozenset(disk.overlay.path for disk in self.disks)
 
 
 def plan_rollback(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot, *, domain_memory: bool) -> RollbackPlan:
@@ -171,29 +177,25 @@ def _make_overlays(world: World, plan: RollbackPlan) -> None:
 
 
 def _drop_overlays(world: World, plan: RollbackPlan) -> None:
-    for disk in plan.disks:
-        world.volumes.ensure_dropped(disk.overlay.path)
+    drop_unwritten(world, plan.overlays)
 
 
 def _power_off(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
-    """The VM is off. libvirt looks only every 200 ms whether QEMU is gone: enough to hash the memory meanwhile."""
+    """The VM is off, or was started from outside on its new disks already: that guest is left alone.
+
+    libvirt looks only every 200 ms whether QEMU is gone: enough to hash the memory meanwhile.
+    """
+    vm = world.inventory.get_vm(plan.vm_uuid)
+    if has_run_on(world, vm, plan.overlays):
+        scratch.add_remark(started_outside(vm, plan.overlays))
+        if not plan.overlays.issubset(disk.path for disk in vm.saved_disks):
+            world.keeper.define(_configuration(world, plan))  # an undo had begun
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="rollback-power") as pool:
         off = pool.submit(world.power.ensure_off, plan.vm_uuid)
-        _check_memory(world, plan, scratch)
+        if plan.memory_uuid is not None:
+            restore_memory.check(world, plan.memory_uuid, plan.memory_checksum, scratch)
     off.result()
-
-
-def _check_memory(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
-    """``scratch["checked"]``, or ``scratch["refusal"]`` when the file is damaged behind the file system's back."""
-    if plan.memory_uuid is None:
-        return
-    try:
-        world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
-    except StillframeError as error:
-        # past the point of no return the disks go forward without the memory; the caller gets this at the end
-        scratch["refusal"] = error
-    else:
-        scratch["checked"] = True
 
 
 def _define(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
@@ -207,42 +209,14 @@ def _define_back(world: World, plan: RollbackPlan) -> None:
         Refused: VM_UNKNOWN, for one that was undefined since; it does not come back.
     """
     vm = world.inventory.get_vm(plan.vm_uuid)
-    overlays = {disk.overlay.path for disk in plan.disks}
-    if overlays.intersection(disk.path for disk in vm.saved_disks):
+    if plan.overlays.intersection(disk.path for disk in vm.saved_disks):
         world.keeper.redefine(plan.vm_uuid, plan.previous_definition)
 
 
 def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
-    """The guest runs from the snapshot's memory, or the VM is off and ``scratch["refusal"]`` says why.
-
-    A guest that runs already on the new overlays was restored by an interrupted run. One that is there but does not
-    run never ran: it is started anew.
-    """
-    if plan.memory_uuid is None:
-        return
-    vm = world.inventory.get_vm(plan.vm_uuid)
-    if vm.state.is_running:
-        return
-    if vm.state.has_process:
-        world.power.ensure_off(plan.vm_uuid)
-    if "checked" not in scratch and "refusal" not in scratch:  # an interrupted run had switched off already
-        _check_memory(world, plan, scratch)
-    if "refusal" in scratch:
-        return
-    path = world.memory_store.capture_path(plan.memory_uuid)
-    for last in (False, True):
-        try:
-            world.keeper.restore(path, _configuration(world, plan))
-        except StillframeError as error:
-            world.power.ensure_off(plan.vm_uuid)
-            if last:
-                # past the point of no return the disks go forward without the memory; the caller gets this at the end
-                scratch["refusal"] = Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc)
-            else:
-                # what fails here once is often a port that another program took a moment before
-                log.warning("restoring VM %s failed, once more: %s", plan.vm_uuid, error.desc)
-        else:
-            return
+    if plan.memory_uuid is not None:
+        wanted = Restoration(plan.memory_uuid, plan.memory_checksum, _configuration(world, plan))
+        restore_memory.restore(world, wanted, scratch)
 
 
 def _ensure_defined(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
@@ -308,7 +282,15 @@ FAMILIES = (
     "move the heads",
     "drop the old heads",
 )
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, RollbackPlan, steps, FAMILIES, "commit")
+OPERATION = Operation(
+    KIND,
+    Slot.EXCLUSIVE,
+    RollbackPlan,
+    steps,
+    FAMILIES,
+    "commit",
+    overtaken=lambda world, plan: why_not_undone(world, plan.vm_uuid, plan.overlays),
+)
 
 
 def check_known(snapshot: Snapshot | None, vm: Vm, name: str) -> Snapshot:

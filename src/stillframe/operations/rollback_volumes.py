@@ -16,6 +16,7 @@ from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.domain.vm import Vm
 from stillframe.operations.disks import PlacedDisk, check_no_drift, place_disks
+from stillframe.operations.overtaking import drop_unwritten, why_not_undone
 from stillframe.operations.requests import Cluster, DiskRef
 from stillframe.operations.rollback import (
     DiskReturn,
@@ -36,6 +37,11 @@ KIND = "rollback_volume"
 class VolumePlan:
     vm_uuid: str
     disk: DiskReturn
+
+    @property
+    def overlays(self) -> frozenset[str]:
+        """The path of the new overlay."""
+        return frozenset({self.disk.overlay.path})
 
 
 def check_shut_off(vm: Vm) -> None:
@@ -87,7 +93,7 @@ def _make_overlay(world: World, plan: VolumePlan, _scratch: Scratch) -> None:
 
 
 def _drop_overlay(world: World, plan: VolumePlan) -> None:
-    world.volumes.ensure_dropped(plan.disk.overlay.path)
+    drop_unwritten(world, plan.overlays)
 
 
 def _switch(world: World, plan: VolumePlan, _scratch: Scratch) -> None:
@@ -128,4 +134,12 @@ FAMILIES = (
     "move the head",
     "drop the old head",
 )
-OPERATION = Operation(KIND, Slot.EXCLUSIVE, VolumePlan, steps, FAMILIES, "move the head")
+OPERATION = Operation(
+    KIND,
+    Slot.EXCLUSIVE,
+    VolumePlan,
+    steps,
+    FAMILIES,
+    "move the head",
+    overtaken=lambda world, plan: why_not_undone(world, plan.vm_uuid, plan.overlays),
+)

@@ -12,36 +12,33 @@ cannot be reached is waited for.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from stillframe.domain.errors import ErrorCase, Failed, StillframeError
 from stillframe.domain.quota import Demand
 from stillframe.operations.moments import Moment, Phase
+from stillframe.operations.overtaking import carry_over
 from stillframe.operations.patience import patiently
 from stillframe.operations.quotas import check_busy, reserve
+from stillframe.operations.rows import About, new_row
 from stillframe.operations.steps import Operation, P, Scratch, Step
+from stillframe.operations.wording import (
+    NOT_UNDONE,
+    UNDONE_LATER,
+    describe,
+    first_cause,
+    remark_in,
+    story,
+    with_remark,
+)
 from stillframe.operations.work import Work
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
-_NOT_UNDONE = " and could not be undone"
-_UNDONE_LATER = " and is undone as soon as the database takes it"
-_FAILED = re.compile(rf"\w+ failed \((.*?)\)(?:{_NOT_UNDONE}|{_UNDONE_LATER}): .*", re.DOTALL)
 _DATABASE_AWAY = (ErrorCase.STORAGE_FAILED, ErrorCase.SPACE_EXHAUSTED)
-
-
-@dataclass(frozen=True)
-class About:
-    """What an operation is about, as the list of tasks shows it. ``snapshot`` is a name."""
-
-    vm_uuid: str
-    vm_name: str = ""
-    tenant: str = ""
-    snapshot: str = ""
 
 
 @dataclass
@@ -102,8 +99,8 @@ class Runner:
 
     def drive(self, operation_uuid: str, operation: Operation[P], plan: P, done: frozenset[str]) -> Scratch:
         """Do every step that is not among ``done``; the operation is closed when this returns or raises."""
-        with self._working(operation_uuid) as work:
-            return self._drive(operation_uuid, operation, plan, done, Scratch(work))
+        with self._working(operation_uuid) as told:
+            return self._drive(operation_uuid, operation, plan, done, told)
 
     def _drive(
         self, operation_uuid: str, operation: Operation[P], plan: P, done: frozenset[str], told: Scratch
@@ -116,19 +113,19 @@ class Runner:
                     self._do(operation_uuid, operation, step, plan, told, committed=committed)
                 except BaseException as error:
                     if committed or (step.commits and self._has_committed(operation_uuid)):
-                        words = self._leave(operation_uuid, operation.kind, step.name, error)
+                        words = self._leave(operation_uuid, operation.kind, step.name, error, told)
                         if isinstance(error, Exception):
                             raise Failed(ErrorCase.LEFT_BEHIND, words) from error
                         raise
-                    self.undo(operation_uuid, operation, plan, steps[: position + 1], error)
-                    raise
+                    carried = self.undo(operation_uuid, operation, plan, steps[: position + 1], error)
+                    if carried is None or not isinstance(error, Exception):
+                        raise
+                    return carried
                 self.tell(operation_uuid, operation.kind, step.family, Phase.NOTED)
             committed = committed or step.commits
-        refusal = told.get("refusal")
-        words = describe(refusal) if refusal is not None else ""
-        if words:
-            log.warning("operation %s (%s) is done, but: %s", operation_uuid, operation.kind, words)
-        self._close(operation_uuid, operation.kind, OperationState.DONE, words)
+        if told.remark:
+            log.warning("operation %s (%s) is done, but: %s", operation_uuid, operation.kind, told.remark)
+        self._close(operation_uuid, operation.kind, OperationState.DONE, told.remark)
         return told
 
     def _do(
@@ -156,6 +153,8 @@ class Runner:
                 if step.record is not None:
                     step.record(tx, plan, told)
                 tx.journal.step_done(operation_uuid, step.name, committed=step.commits)
+                if committed and told.remark:
+                    tx.journal.set_error(operation_uuid, with_remark("", told.remark))
 
         what = f"{operation.kind}: {step.name}"
         if committed or operation.resumes:
@@ -177,30 +176,54 @@ class Runner:
         cause: BaseException,
         *,
         holds_slot: bool = True,
-    ) -> None:
+    ) -> Scratch | None:
         """Undo ``steps`` in reverse and close the operation as undone.
 
         It stops at the first undo that fails: those of earlier steps would take away what it still needs (the overlay
         that a guest is writing to). ``holds_slot`` is false for an operation that was left: its slot may be another's.
+
+        One that the world has overtaken is carried forward instead; then what its steps told is returned.
 
         Raises:
             Failed: LEFT_BEHIND when one failed; the operation is then left for recovery.
         """
         if holds_slot:
             self._begin_undo(operation_uuid, operation.kind, cause)
-        for step in reversed(steps):
-            if step.undo is None:
-                continue
-            try:
+        what = "looking whether it still can be"
+        try:
+            done = self._carried_over(operation_uuid, operation, plan, holds_slot=holds_slot)
+            for step in () if done else reversed(steps):
+                what = step.name
                 self._undo_step(operation_uuid, operation.kind, step, plan)
-            except Exception as error:
-                log.exception("operation %s (%s): undo of %s failed", operation_uuid, operation.kind, step.name)
-                words = f"{operation.kind} failed ({first_cause(cause)}){_NOT_UNDONE}: {step.name}: {describe(error)}"
-                self.end(operation_uuid, OperationState.LEFT, words)
-                raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
-        if story := _story(cause):
-            log.error("operation %s (%s) was undone", operation_uuid, operation.kind, exc_info=story)
+        except Exception as error:
+            log.exception("operation %s (%s): undo of %s failed", operation_uuid, operation.kind, what)
+            words = f"{operation.kind} failed ({first_cause(cause)}){NOT_UNDONE}: {what}: {describe(error)}"
+            self.end(operation_uuid, OperationState.LEFT, words)
+            raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
+        if done:
+            return self.drive(operation_uuid, operation, plan, done)
+        if exc_info := story(cause):
+            log.error("operation %s (%s) was undone", operation_uuid, operation.kind, exc_info=exc_info)
         self._close(operation_uuid, operation.kind, OperationState.UNDONE, first_cause(cause))
+        return None
+
+    def _carried_over(
+        self, operation_uuid: str, operation: Operation[P], plan: P, *, holds_slot: bool
+    ) -> frozenset[str]:
+        """Steps that are done because the world has gone on; none when the operation can be undone."""
+        overtaken = operation.overtaken
+        if overtaken is None:
+            return frozenset()
+        told = Scratch(Work(self.world.metadata, operation_uuid))
+
+        def look() -> None:
+            told.remark = overtaken(self.world, plan)
+
+        self._patiently(f"{operation.kind}: look whether it can be undone", look)
+        if not told.remark:
+            return frozenset()
+        log.warning("operation %s (%s) is not undone but finished: %s", operation_uuid, operation.kind, told.remark)
+        return carry_over(self.world, operation_uuid, operation, plan, told, holds_slot=holds_slot)
 
     def _begin_undo(self, operation_uuid: str, kind: str, cause: BaseException) -> None:
         try:
@@ -208,7 +231,7 @@ class Runner:
         except StillframeError as error:
             if error.case is ErrorCase.VM_BUSY:  # it was left, and the slot is another's by now: nothing is changed
                 raise
-            words = f"{kind} failed ({first_cause(cause)}){_UNDONE_LATER}: {describe(error)}"
+            words = f"{kind} failed ({first_cause(cause)}){UNDONE_LATER}: {describe(error)}"
             log.error("operation %s: %s", operation_uuid, words)  # noqa: TRY400 -- the words say it
             self.end(operation_uuid, OperationState.LEFT, words)
             raise Failed(ErrorCase.LEFT_BEHIND, words) from cause
@@ -272,29 +295,30 @@ class Runner:
                 self.end(operation_uuid, *outcome)
 
     @contextmanager
-    def _working(self, operation_uuid: str) -> Iterator[Work]:
+    def _working(self, operation_uuid: str) -> Iterator[Scratch]:
         work = Work(self.world.metadata, operation_uuid)
         # registered before the look: a cancel is heard by the one or the other
         self._works[operation_uuid] = work
         try:
-            if self._is_cancelled(operation_uuid):
+            row = self._row_or_none(operation_uuid)
+            if row is not None and row.cancel_requested:
                 work.cancel()
-            yield work
+            yield Scratch(work, remark_in(row.error) if row is not None else "")
         finally:
-            del self._works[operation_uuid]
+            # one that is carried forward from its undo is driven within its own driving
+            self._works.pop(operation_uuid, None)
 
-    def _is_cancelled(self, operation_uuid: str) -> bool:
+    def _row_or_none(self, operation_uuid: str) -> OperationRow | None:
         """A database that cannot be read now must not keep an operation from being driven: nobody else would end it.
 
-        Before it commits its own transaction looks once more.
+        Before it commits its own transaction looks once more whether it was cancelled.
         """
         try:
             with self.world.metadata.read() as tx:
-                row = tx.journal.get(operation_uuid)
+                return tx.journal.get(operation_uuid)
         except StillframeError:
             log.exception("operation %s: whether it was cancelled cannot be read now", operation_uuid)
-            return False
-        return row is not None and row.cancel_requested
+            return None
 
     def _patiently(
         self,
@@ -318,9 +342,10 @@ class Runner:
             return True
         return row is not None and row.state is OperationState.COMMITTED
 
-    def _leave(self, operation_uuid: str, kind: str, step: str, error: BaseException) -> str:
+    def _leave(self, operation_uuid: str, kind: str, step: str, error: BaseException, told: Scratch) -> str:
         words = f"{kind} is past its point of no return and goes on by itself: {step}: {describe(error)}"
-        log.error("operation %s: %s", operation_uuid, words, exc_info=_story(error))
+        words = with_remark(words, told.remark)
+        log.error("operation %s: %s", operation_uuid, words, exc_info=story(error))
         self.end(operation_uuid, OperationState.LEFT, words)
         return words
 
@@ -328,56 +353,3 @@ class Runner:
         self.tell(operation_uuid, kind, "", Phase.CLOSING)
         self.end(operation_uuid, state, error)
         self.tell(operation_uuid, kind, "", Phase.CLOSED)
-
-
-def new_row(world: World, about: About, slot: Slot, kind: str) -> OperationRow:
-    """A fresh operation of this kind in planning, not yet in the journal."""
-    return OperationRow(
-        uuid=world.new_uuid(),
-        vm_uuid=about.vm_uuid,
-        slot=slot,
-        kind=kind,
-        state=OperationState.PLANNING,
-        plan="",
-        steps_done=(),
-        started_at=int(world.now_s()),
-        ended_at=None,
-        error="",
-        tenant=about.tenant,
-        vm_name=about.vm_name,
-        snapshot=about.snapshot,
-    )
-
-
-def ended_row(world: World, about: About, kind: str) -> OperationRow:
-    """An operation that is done at once: one row or one call of the hypervisor, for which no slot was held."""
-    row = new_row(world, about, Slot.EXCLUSIVE, kind)
-    return replace(row, state=OperationState.DONE, ended_at=row.started_at)
-
-
-def planned(row: OperationRow, plan: str) -> OperationRow:
-    """The row of an operation that another one opens: it has its plan at once."""
-    return replace(row, state=OperationState.RUNNING, plan=plan)
-
-
-def first_cause(error: BaseException) -> str:
-    """What went wrong at first: an undo that is tried again and again does not wrap it each time."""
-    words = describe(error)
-    while (wrapped := _FAILED.fullmatch(words)) is not None:
-        words = wrapped[1]
-    return words
-
-
-def describe(error: BaseException) -> str:
-    """One line for a row, which tasks show to clients: ours speak for themselves, of others only the type is named.
-
-    What a foreign error says may repeat anything, a plan's secrets included: that is for the log.
-    """
-    return (
-        error.desc or str(error) if isinstance(error, StillframeError) else f"internal error ({type(error).__name__})"
-    )
-
-
-def _story(error: BaseException) -> BaseException | None:
-    """What the log gets beside the line: all of an error that is not ours."""
-    return None if isinstance(error, StillframeError) else error

@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
-from stillframe.domain.errors import ErrorCase, Failed
+from stillframe.domain.errors import ErrorCase, Failed, StillframeError
+from stillframe.operations.wording import describe
 from stillframe.operations.work import Work
 from stillframe.operations.world import World
 from stillframe.ports.metadata import Slot, Transaction
@@ -22,12 +23,23 @@ _NUMBER = re.compile(r"\d+")
 class Scratch(dict[str, Any]):
     """What one step tells a later one within a run. Never durable: undo and recovery work from the plan alone.
 
-    ``work`` takes the progress of long steps, and says when they are to stop.
+    ``work`` takes the progress of long steps, and says when they are to stop. ``remark`` is durable: what a step past the
+    point of no return leaves there, the operation will be done with.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, remark: str = "") -> None:
         super().__init__()
         self.work = work
+        self.remark = remark
+
+    def refuse(self, error: StillframeError) -> None:
+        """The operation goes on to its end; who waits for it gets this then, and the journal has it from now on."""
+        self["refusal"] = error
+        self.add_remark(describe(error))
+
+    def add_remark(self, words: str) -> None:
+        if words not in self.remark:
+            self.remark = f"{self.remark}; {words}" if self.remark else words
 
 
 Do = Callable[[World, P, Scratch], None]
@@ -68,6 +80,8 @@ class Operation(Generic[P]):
     that kills and fails operations at each step takes its list from here. ``point_of_no_return`` is the one that commits.
     ``resumes``: interrupted before its point of no return it is tried forward again first (saving memory goes on in
     QEMU while we were away). ``needs_vm``: what is left of it on a VM that libvirt does not know waits for the VM.
+    ``overtaken`` is asked before it is undone: why that would destroy something by now, so that it has to be carried
+    forward; "" when it can be undone.
     """
 
     kind: str
@@ -78,6 +92,7 @@ class Operation(Generic[P]):
     point_of_no_return: str
     resumes: bool = False
     needs_vm: bool = True
+    overtaken: Callable[[World, P], str] | None = None
 
     def steps_of(self, plan: P) -> tuple[Step[P], ...]:
         found = self.steps(plan)

@@ -31,7 +31,8 @@ from stillframe.operations.recovery import Recovery
 from stillframe.operations.refusals import Refusals, RefusedCall
 from stillframe.operations.repair import Repairs
 from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, SnapshotPage, VmPage, VmQuery, VmRef
-from stillframe.operations.runner import About, Claim, Runner, ended_row
+from stillframe.operations.rows import About, ended_row
+from stillframe.operations.runner import Claim, Runner
 from stillframe.operations.tasks import Task, TaskPage, TaskQuery
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow, Slot

@@ -225,7 +225,15 @@ class CaptureKeeper(Protocol):
     def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:
         """Start the VM from a finished memory file with the given disks; returns when the guest runs.
 
-        The VM must be off. After an error it is off.
+        The VM must be off. After an error it is off, or it may run: ``was_restored`` tells.
+        """
+        ...
+
+    def was_restored(self, vm_uuid: str, memory_path: str) -> bool:
+        """The guest that the VM has now came, or comes, out of this memory file; it was not booted.
+
+        That stays true whatever its owner does to it (pausing it, saving it and starting it again) until it is off.
+        False for a VM that is off.
         """
         ...
 

@@ -206,6 +206,10 @@ class JournalRows(Protocol):
         """An inactive state frees the slot."""
         ...
 
+    def set_error(self, operation_uuid: str, error: str) -> None:
+        """Replaces what stood there; the state stays."""
+        ...
+
     def set_progress(self, operation_uuid: str, step: str, progress: Progress) -> None:
         """How far this step is."""
         ...

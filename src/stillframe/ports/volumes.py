@@ -131,6 +131,17 @@ class Volumes(Protocol):
         """The bytes that the file occupies, whatever is in it; None when no file exists."""
         ...
 
+    def probe_written(self, path: str) -> bool:
+        """Something was written to this overlay since ``ensure_overlay`` made it; false also when no file exists.
+
+        Zeroes and discards count as well. Reads metadata only: quick, however large the image is. While a QEMU that runs
+        has it open the answer may be old; of one that is paused, or of nobody's, it is right.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be looked at.
+        """
+        ...
+
     def probe_damage(self, path: str, image_format: str) -> str:
         """What a check of the image's whole structure finds wrong, in words; "" when nothing, or nothing can be checked.
 

@@ -18,6 +18,9 @@ from stillframe.domain.vm import DEFAULT_NAMESPACE, DEFAULT_TENANT, Disk, Source
 METADATA_URI = "https://stillframe.dev/xmlns/vm/1"
 METADATA_PREFIX = "stillframe"
 METADATA_TAG = f"{{{METADATA_URI}}}vm"
+# where a running guest came from; libvirt takes one element of each namespace
+ORIGIN_URI = "https://stillframe.dev/xmlns/origin/1"
+ORIGIN_TAG = f"{{{ORIGIN_URI}}}memory"
 
 # virScaleInteger() in libvirt: a bare letter and the "iB" forms are powers of 1024, the "B" forms powers of 1000.
 _BYTES_BY_UNIT: dict[str, int] = {"b": 1, "byte": 1, "bytes": 1} | {
@@ -216,6 +219,15 @@ def assignment_element(tenant: str, tenant_name: str, namespace: str) -> str:
     """
     attributes = {"tenant": tenant, "tenant_name": tenant_name, "namespace": namespace}
     return etree.tostring(etree.Element("vm", attributes), encoding="unicode")
+
+
+def read_origin(xml: str) -> str:
+    """The memory state that a running guest was restored from, as ``rewrite.for_restore`` noted it; "" for a booted one.
+
+    Raises:
+        Failed: HYPERVISOR_FAILED: see ``parse_domain``.
+    """
+    return attribute_of(parse_domain(xml), f"metadata/{ORIGIN_TAG}", "uuid")
 
 
 def cpu_cookie(live_xml: str) -> str:

@@ -9,7 +9,7 @@ import libvirt
 
 from stillframe.adapters.libvirt import migration, rewrite, save_image
 from stillframe.adapters.libvirt.connection import Connection
-from stillframe.adapters.libvirt.domain_xml import parse_domain, text_of
+from stillframe.adapters.libvirt.domain_xml import parse_domain, read_origin, text_of
 from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.hypervisor import SavedConfiguration
@@ -35,8 +35,10 @@ class LibvirtRestorer:
             raise Refused(ErrorCase.VM_RENAMED, f'VM {vm_uuid} is named "{name}" and was "{saved_name}"')
 
     def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:
-        """Libvirt restores from the untouched file; only the XML that is used differs in its disks.
+        """Libvirt restores from the untouched file; only the XML that is used differs, in its disks and by a mark.
 
+        The mark is in the running domain's XML alone, never in its definition: who boots the VM boots it without. libvirt
+        keeps it over its own restarts, as it does not keep how a domain came to run.
         Source: libvirt's virDomainRestoreFlags (dxml).
         """
         if not Path(memory_path).is_absolute():
@@ -45,12 +47,20 @@ class LibvirtRestorer:
 
         def act(conn: Any) -> None:
             current = conn.lookupByUUIDString(configuration.vm_uuid)
-            xml = rewrite.for_restore(runtime_xml, _inactive_xml(current), configuration.disk_paths)
+            xml = rewrite.for_restore(
+                runtime_xml, _inactive_xml(current), configuration.disk_paths, Path(memory_path).stem
+            )
             conn.restoreFlags(memory_path, xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
             # libvirt leaves the capabilities of a sparse restore on; its own next snapshot would fail on them
             migration.set_capabilities(Qmp(conn.lookupByUUIDString(configuration.vm_uuid)))
 
         self._connection.call("restore memory", act, vm_uuid=configuration.vm_uuid, timeout_s=_RESTORE_TIMEOUT_S)
+
+    def was_restored(self, vm_uuid: str, memory_path: str) -> bool:
+        def act(domain: Any) -> bool:
+            return bool(domain.isActive()) and read_origin(domain.XMLDesc(0)) == Path(memory_path).stem
+
+        return self._connection.domain_call("look where the guest came from", vm_uuid, act)
 
     def definition(self, vm_uuid: str) -> str:
         return self._connection.domain_call("read the definition", vm_uuid, _inactive_xml)

@@ -13,6 +13,8 @@ from lxml.etree import _Element as Element
 
 from stillframe.adapters.libvirt.domain_xml import (
     METADATA_TAG,
+    ORIGIN_TAG,
+    ORIGIN_URI,
     disk_elements,
     find_assignment,
     find_disk,
@@ -76,7 +78,7 @@ def for_return(earlier_xml: str, current_xml: str) -> str:
     return _serialise(_adopted(earlier_xml, current_xml, {}))
 
 
-def for_restore(runtime_xml: str, current_xml: str, disk_paths: DiskPaths) -> str:
+def for_restore(runtime_xml: str, current_xml: str, disk_paths: DiskPaths, origin: str) -> str:
     """The XML for a save image's header: a migratable live XML with current name, uuid, assignment and given disks.
 
     <genid> is kept: libvirt itself draws a new one when it restores (VIR_QEMU_PROCESS_START_GEN_VMID).
@@ -85,17 +87,24 @@ def for_restore(runtime_xml: str, current_xml: str, disk_paths: DiskPaths) -> st
         runtime_xml: from XMLDesc(SECURE | MIGRATABLE) at the moment of the capture.
         current_xml: the VM's definition now.
         disk_paths: target -> (path, format) of the disks.
+        origin: the uuid of the memory state, which ``domain_xml.read_origin`` finds in the running guest.
 
     Raises:
         Failed: HYPERVISOR_FAILED: see ``with_disk_paths``.
     """
-    return _serialise(_adopted(runtime_xml, current_xml, disk_paths))
+    root = _adopted(runtime_xml, current_xml, disk_paths)
+    metadata = _metadata(root)
+    metadata.append(etree.Element(ORIGIN_TAG, {"uuid": origin}, nsmap={"origin": ORIGIN_URI}))
+    return _serialise(root)
 
 
 def _adopted(saved_xml: str, current_xml: str, disk_paths: DiskPaths) -> Element:
     root, current = parse_domain(saved_xml), parse_domain(current_xml)
     _copy_identity(root, current)
     _copy_assignment(root, current)
+    # a guest that is defined or restored now does not come from where an earlier one came
+    for old in root.findall(f"metadata/{ORIGIN_TAG}"):
+        _drop(old)
     _switch_disks(root, disk_paths)
     return root
 
@@ -127,13 +136,18 @@ def _copy_assignment(root: Element, current: Element) -> None:
     assignment = find_assignment(current)
     if assignment is None:
         return
+    copied = deepcopy(assignment)
+    copied.tail = None
+    _metadata(root).append(copied)
+
+
+def _metadata(root: Element) -> Element:
+    """Its <metadata>, made when there is none."""
     found = root.find("metadata")
     if found is None:
         found = etree.Element("metadata")
         root.insert(2, found)  # behind name and uuid
-    copied = deepcopy(assignment)
-    copied.tail = None
-    found.append(copied)
+    return found
 
 
 def _switch_disks(root: Element, disk_paths: DiskPaths) -> None:

@@ -88,6 +88,9 @@ class SqlJournal:
         ended_at = at if key is None else None
         self._take(key, change.values(state=state, error=error, ended_at=ended_at, lock_key=key))
 
+    def set_error(self, operation_uuid: str, error: str) -> None:
+        self._update(operation_uuid, error=error)
+
     def set_progress(self, operation_uuid: str, step: str, progress: Progress) -> None:
         self._update(operation_uuid, step=step, **asdict(progress))
 

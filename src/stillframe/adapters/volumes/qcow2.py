@@ -15,6 +15,7 @@ from pathlib import Path
 from stillframe.adapters.volumes import files
 from stillframe.adapters.volumes.headers import Headers
 from stillframe.adapters.volumes.qemu_img import QemuImg
+from stillframe.adapters.volumes.written import holds_data
 from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.ports.hypervisor import MergeProgress, OnMerge
 from stillframe.ports.volumes import ImageInfo, OwnedFile
@@ -213,6 +214,21 @@ class Qcow2Volumes:
                 return files.occupied_bytes(Path(path).stat())
             except FileNotFoundError:
                 return None
+
+    def probe_written(self, path: str) -> bool:
+        """The overlay has got clusters of its own, or an internal snapshot; false when it has none or is proved absent.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be looked at or is no whole qcow2 file.
+        """
+        files.check_absolute(path)
+        with files.storage_errors(path):
+            try:
+                return holds_data(Path(path))
+            except FileNotFoundError:
+                return False
+            except ValueError as error:
+                raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: {error}") from error
 
     def probe_damage(self, path: str, image_format: str) -> str:
         """What ``qemu-img check`` finds corrupt; "" for a sound image and for a raw one, which has no structure.
