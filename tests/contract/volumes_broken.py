@@ -142,11 +142,6 @@ class SizeFailureIsAbsence(Unbroken):
             return None
 
 
-class FileIsData(Unbroken):
-    def holds_data(self, path: str) -> bool:
-        return Path(path).exists()
-
-
 class BelievesNames(Unbroken):
     """Two names are two files."""
 
@@ -312,7 +307,6 @@ BROKEN: tuple[tuple[type[Unbroken], str], ...] = (
     (SaysLengths, "check_list_owned_tells_unfinished_files"),
     (SaysLengths, "check_size_is_what_is_occupied"),
     (SizeFailureIsAbsence, "check_size_is_what_is_occupied"),
-    (FileIsData, "check_data_of_its_own_is_told"),
     (BelievesNames, "check_probe_follows_links_to_the_file"),
     (SeesDataOnly, "check_what_was_written_is_seen"),
     (LooksAtTheBeginning, "check_what_was_written_at_the_end_of_a_large_image_is_seen"),

@@ -176,24 +176,6 @@ def check_size_is_what_is_occupied(bench: VolumesBench) -> None:
         bench.volumes.probe_size(str(loop))
 
 
-def check_data_of_its_own_is_told(bench: VolumesBench) -> None:
-    """Whatever was written counts, also zeroes, which hide what is below; what it stands on does not, and may be gone."""
-    base = bench.user_image("disk.qcow2")
-    for command in ("write -P 7 1M 512", "write -z 0 64k", "discard 0 1M"):
-        overlay = bench.overlay(base)
-        assert not bench.volumes.holds_data(overlay)
-        bench.write(overlay, "qcow2", command)
-        assert bench.volumes.holds_data(overlay), command
-    with bench.held_open(overlay, "qcow2"):
-        assert bench.volumes.holds_data(overlay)
-    Path(base).unlink()
-    assert bench.volumes.holds_data(overlay)
-    assert not bench.volumes.holds_data(bench.new_path())
-    Path(overlay).write_bytes(b"no image")
-    with fails_with(ErrorCase.STORAGE_FAILED, overlay):
-        bench.volumes.holds_data(overlay)
-
-
 def check_probe_follows_links_to_the_file(bench: VolumesBench) -> None:
     base = bench.user_image("disk.qcow2")
     linked = bench.directory / "linked.qcow2"

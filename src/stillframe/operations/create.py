@@ -228,7 +228,7 @@ def _abandon_point(world: World, plan: CreatePlan) -> None:
 def _check_taken_back(world: World, plan: CreatePlan, vm: Vm, disk: DiskPlan) -> None:
     target, overlay = disk.volume.target, disk.overlay.path
     taken_back = work.is_marked(world.metadata, plan.operation_uuid, target + _TAKEN_BACK)
-    if not taken_back and world.volumes.holds_data(overlay):
+    if not taken_back and world.volumes.probe_written(overlay):
         raise Failed(
             ErrorCase.DISK_DRIFTED,
             f"disk {target} of {vm.described} is not on {overlay} any more, where it was written to last, and that was "

@@ -119,14 +119,6 @@ class Volumes(Protocol):
         """The files with names that this service gives, finished or not, by path; empty when there is no directory."""
         ...
 
-    def holds_data(self, path: str) -> bool:
-        """Something was written to this layer of ours itself, beside what it stands on; false when no file exists.
-
-        Raises:
-            Failed: STORAGE_FAILED when it could not be looked at.
-        """
-        ...
-
     def probe_size(self, path: str) -> int | None:
         """The bytes that the file occupies, whatever is in it; None when no file exists."""
         ...

@@ -187,21 +187,6 @@ class Qcow2Volumes:
                 return []
         return sorted((file for file in found if file is not None), key=lambda file: file.path)
 
-    def holds_data(self, path: str) -> bool:
-        """Any cluster of the qcow2 image is its own, zeroes among them; without its lock, so that a QEMU may have it open.
-
-        Raises:
-            Failed: STORAGE_FAILED when it could not be looked at.
-        """
-        if self.probe_image(path, "qcow2") is None:
-            return False
-        arguments = ["map", "--force-share", "--output=json", "--", _alone(path, "qcow2")]
-        text = self._qemu_img.run(arguments, path, self._call_timeout_s)
-        try:
-            return any(extent["present"] for extent in json.loads(text))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: qemu-img map gave an unknown answer") from error
-
     def probe_size(self, path: str) -> int | None:
         """The bytes that the file occupies; None when it is proved absent.
 
