@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup demo up test test-fast fault fuzz soak lint audit bench docs-errors clean
+.PHONY: help setup demo up test test-fast fault fuzz soak sandbox lint audit bench docs-errors clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ fuzz: setup ## ask every call of the OpenAPI document at random, REQUESTS=n time
 MINUTES ?= 10
 soak: setup ## random steps against the model for MINUTES=n minutes, with fresh seeds
 	$(AS_ROOT) $(PYTHON) scripts/soak.py --minutes $(MINUTES)
+
+sandbox: setup ## run packaging/stillframe.service under a real systemd, in a container, and take a guest through it
+	$(AS_ROOT) $(PYTHON) scripts/sandbox.py
 
 lint: setup ## ruff, mypy --strict, import-linter, bandit
 	.venv/bin/ruff check

@@ -113,9 +113,10 @@ class LibvirtGuests:
         return self._connection.call("list domains", act)
 
     def _make_files(self, directory: Path, count: int) -> list[Path]:
-        # QEMU may run as another user: it must be able to pass through
-        directory.mkdir(parents=True, mode=0o711)
-        self._root.chmod(0o711)
+        directory.mkdir(parents=True)
+        # QEMU may run as another user: it must be able to pass through, whatever the umask
+        for passed in (directory, self._root):
+            passed.chmod(0o711)
         disks = [directory / f"disk-{number}.qcow2" for number in range(count)]
         for disk in disks:
             self._qemu_img(disk)
