@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ sys.path.insert(0, str(HERE / "tests"))
 import httpx
 
 from support import unprivileged
+from support.ending import end_in_order
 from support.offline import Lot, domain_xml, file_disk, image
 from support.service import AdminKey, Service, Vm, eventually
 
@@ -84,10 +86,19 @@ def layered_root() -> Iterator[Path]:
         try:
             yield place / "root"
         finally:
-            run("umount", str(place / "root"))
+            unmount(place / "root")
     finally:
-        run("umount", str(place))
+        unmount(place)
         place.rmdir()
+
+
+def unmount(place: Path) -> None:
+    """A process that has just been killed may hold it for a moment."""
+    for _ in range(50):
+        if subprocess.run(["umount", str(place)], capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+    run("umount", str(place))
 
 
 def furnish(root: Path, *, as_root: bool) -> None:
@@ -135,11 +146,12 @@ def boot(root: Path) -> bool:
     """Boot it and wait until it has switched itself off; true when all went through."""
     command = ["systemd-nspawn", "-q", "-D", str(root), "--register=no", "--keep-unit", "--private-network", "--boot"]
     words = shlex.join([*command, "--", "systemd.unit=try.target"])
+    # whatever ends us ends the container: with the first process of a process namespace all others in it go
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
     # systemd wants a terminal: script(1) gives it one
+    command = [*alone, "script", "-qc", words, "/dev/null"]
     with Path(root.parent, "console").open("wb") as console:
-        subprocess.run(
-            ["script", "-qc", words, "/dev/null"], stdin=subprocess.DEVNULL, stdout=console, timeout=900, check=False
-        )
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=console, timeout=900, check=False)
     told = [root / "opt/try/said", root / "opt/try/journal"]
     for path in told if told[0].exists() else [root.parent / "console"]:
         print(path.read_text(errors="replace"))
@@ -231,6 +243,7 @@ def main() -> int:
         return 0
     if os.geteuid() != 0:
         sys.exit("a container needs root")
+    end_in_order()
     with layered_root() as root:
         furnish(root, as_root=told.root)
         return 0 if boot(root) else 1
