@@ -1,6 +1,6 @@
 """A program that holds slow connections to a service, as many as it is told, and opens each anew when it is cut off.
 
-    python slow_clients.py PORT HEADER...
+    python slow_clients.py PORT KEY
 
 reads from its input how many of each kind, as JSON: ``{"headers": n, "body": n, "reading": n}``; says ``holding`` when all
 have been connected once; goes on until its input ends, and then tells what it has seen, as JSON.
@@ -37,14 +37,13 @@ class Slow:
 
 
 class SlowClients:
-    def __init__(self, port: int, headers: list[str], counts: dict[str, int]) -> None:
+    def __init__(self, port: int, key: str, counts: dict[str, int]) -> None:
         self._port = port
-        more = "".join(f"{header}\r\n" for header in headers)
-        get = f"GET /openapi.json HTTP/1.1\r\nHost: service\r\n{more}"
-        post = f"POST /v1/compute/vsd/snapshot/create HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n{more}"
+        get = "GET /openapi.json HTTP/1.1\r\nHost: service\r\n"
+        post = "POST /v1/compute/vsd/snapshot/create HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
         says = {
             "headers": (get, "X-Slow: " + "s" * 10_000),
-            "body": (f"{post}Content-Length: 10000\r\n\r\n", "{" + " " * 9_999),
+            "body": (f"{post}ApiKey: {key}\r\nContent-Length: 10000\r\n\r\n", "{" + " " * 9_999),
             # it goes on asking, and learns from that when it is cut off
             "reading": (f"{get}\r\n" * PIPELINED, "G" * 10_000),
         }
@@ -141,9 +140,9 @@ class SlowClients:
         self._unborn.append(Slow(slow.number, slow.kind, slow.first, slow.dribble))
 
 
-def main(port: str, *headers: str) -> None:
+def main(port: str, key: str) -> None:
     counts = json.loads(sys.stdin.readline())
-    clients = SlowClients(int(port), list(headers), counts)
+    clients = SlowClients(int(port), key, counts)
     clients.hold()
     tell(json.dumps(clients.counts))
 
