@@ -2,8 +2,8 @@
 
     python slow_clients.py PORT
 
-reads from its input a header, because no command line holds a key, and how many of each kind, as JSON:
-``{"header": "ApiKey: …", "headers": n, "body": n, "reading": n}``; says ``holding`` when all
+reads from its input a key, because no command line holds one, and how many of each kind, as JSON:
+``{"key": "sfk_…", "headers": n, "body": n, "reading": n}``; says ``holding`` when all
 have been connected once; goes on until its input ends, and then tells what it has seen, as JSON.
 """
 
@@ -38,14 +38,13 @@ class Slow:
 
 
 class SlowClients:
-    def __init__(self, port: int, headers: list[str], counts: dict[str, int]) -> None:
+    def __init__(self, port: int, key: str, counts: dict[str, int]) -> None:
         self._port = port
-        more = "".join(f"{header}\r\n" for header in headers)
-        get = f"GET /openapi.json HTTP/1.1\r\nHost: service\r\n{more}"
-        post = f"POST /v1/compute/vsd/snapshot/create HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n{more}"
+        get = "GET /openapi.json HTTP/1.1\r\nHost: service\r\n"
+        post = "POST /v1/compute/vsd/snapshot/create HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
         says = {
             "headers": (get, "X-Slow: " + "s" * 10_000),
-            "body": (f"{post}Content-Length: 10000\r\n\r\n", "{" + " " * 9_999),
+            "body": (f"{post}ApiKey: {key}\r\nContent-Length: 10000\r\n\r\n", "{" + " " * 9_999),
             # it goes on asking, and learns from that when it is cut off
             "reading": (f"{get}\r\n" * PIPELINED, "G" * 10_000),
         }
@@ -144,7 +143,7 @@ class SlowClients:
 
 def main(port: str) -> None:
     told = json.loads(sys.stdin.readline())
-    clients = SlowClients(int(port), [told.pop("header")], told)
+    clients = SlowClients(int(port), told.pop("key"), told)
     clients.hold()
     tell(json.dumps(clients.counts))
 

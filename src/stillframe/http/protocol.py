@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -206,7 +207,9 @@ class GuardedProtocol(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if may_answer:
-            self.transport.write(_answer(self.settings, refusal, request_id, with_body=with_body))
+            head, body = _answer(status_of(self.settings, refusal.case), refusal.case, refusal.desc)
+            named = b"%s\r\nx-request-id: %s\r\n\r\n" % (head, request_id.encode())
+            self.transport.write(named + body if with_body else named)
             self._linger()
         else:
             self.transport.abort()
@@ -235,10 +238,11 @@ class GuardedProtocol(H11Protocol):
         self.tcp.close()
 
 
-def _answer(settings: Settings, refusal: Refused, request_id: str, *, with_body: bool) -> bytes:
-    """A whole answer; h11 does not write it, because the state that it is in may not allow one."""
-    envelope = EnvelopeResponse(failure_of(refusal), status_code=status_of(settings, refusal.case))
-    envelope.headers.update({"X-Request-Id": request_id, "X-Content-Type-Options": "nosniff", "Connection": "close"})
-    lines = [b"HTTP/1.1 %d %s" % (envelope.status_code, STATUS_PHRASES[envelope.status_code])]
+@lru_cache(maxsize=64)  # a crowd of slow clients is told one thing over and over
+def _answer(status: int, case: ErrorCase, desc: str) -> tuple[bytes, bytes]:
+    """(status line and headers but for the id, body); h11 does not write it, because its state may not allow an answer."""
+    envelope = EnvelopeResponse(failure_of(Refused(case, desc)), status_code=status)
+    envelope.headers.update({"X-Content-Type-Options": "nosniff", "Connection": "close"})
+    lines = [b"HTTP/1.1 %d %s" % (status, STATUS_PHRASES[status])]
     lines += [name + b": " + value for name, value in envelope.raw_headers]
-    return b"\r\n".join([*lines, b"", bytes(envelope.body) if with_body else b""])
+    return b"\r\n".join(lines), bytes(envelope.body)
