@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from fault.conftest import daemon, ground, striker  # noqa: F401 -- fixtures are found by their names
+from fault.conftest import daemon, ground, ground_settings, striker  # noqa: F401 -- fixtures are found by their names
 from support.ground import Ground
 
 

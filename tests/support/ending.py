@@ -26,4 +26,6 @@ def end_in_order() -> None:
         raise KeyboardInterrupt
 
     for ending in _ENDINGS:
-        signal.signal(ending, hear)
+        # what our starter wants ignored stays ignored: nohup does so with SIGHUP
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, hear)
