@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         return self.state / "stillframe.db"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by whoever works on the state directory; it stays there."""
+        return self.state / "lock"
+
+    @property
     def service_file(self) -> Path:
         """Where a running service says how it is reached."""
         return self.state / "service.json"
