@@ -89,7 +89,9 @@ class Settings(BaseSettings):
         "/var/lib/libvirt/images",
         description="Where backing files may lie, colon-separated, beside a disk's own directory and what is below that.",
     )
-    call_timeout_s: float = Field(30.0, gt=0, description="Longest wait for one hypervisor call.")
+    call_timeout_s: float = Field(
+        30.0, gt=0, description="Longest wait for one hypervisor call; above 20 for a libvirt on another host."
+    )
     database_timeout_s: float = Field(
         30.0, gt=0, description="Longest wait for a database that another process has locked, for each transaction."
     )
