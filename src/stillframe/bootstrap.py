@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
@@ -23,12 +23,15 @@ from stillframe.adapters.libvirt.guest import LibvirtGuests
 from stillframe.adapters.libvirt.inventory import LibvirtInventory, LibvirtPower
 from stillframe.adapters.libvirt.keeper import LibvirtKeeper
 from stillframe.adapters.memory.local import LocalMemoryStore
-from stillframe.adapters.metadata.database import open_metadata
+from stillframe.adapters.metadata.database import look_at_metadata, open_metadata
+from stillframe.adapters.unasked import Unasked
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
-from stillframe.domain.errors import StillframeError
+from stillframe.domain.errors import ErrorCase, StillframeError
+from stillframe.domain.findings import Finding, FindingKind
 from stillframe.http.app import create_app
 from stillframe.http.server import server_config
 from stillframe.listening import local_url, split_listen, why_not_listen, write_secret
+from stillframe.operations.doctor import Doctor, Report, untrusted
 from stillframe.operations.log_keeper import LogKeeper
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.operations.requests import Cluster
@@ -43,8 +46,18 @@ log = logging.getLogger(__name__)
 _SWITCH_INTERVAL_S = 0.0005
 
 
-class _AnotherServiceError(Exception):
-    """Another ``stillframe serve`` runs on the state directory."""
+class StateInUseError(Exception):
+    """Another ``stillframe serve`` runs on the state directory, or a doctor looks at it."""
+
+
+@dataclass(frozen=True)
+class _Offline:
+    """What can be looked at while no service runs (``Sight`` in operations/world.py)."""
+
+    inventory: Unasked
+    volumes: Qcow2Volumes
+    memory_store: LocalMemoryStore
+    metadata: Metadata
 
 
 @dataclass(frozen=True)
@@ -90,11 +103,7 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
         power=LibvirtPower(connection),
         fixer=fixer,
         keeper=LibvirtKeeper(connection, fixer),
-        volumes=Qcow2Volumes(
-            commit_timeout_s=settings.merge_timeout_s,
-            merge_bytes_per_s=settings.merge_bytes_per_s,
-            image_directories=[part for part in settings.image_directories.split(":") if part],
-        ),
+        volumes=_volumes(settings),
         memory_store=LocalMemoryStore(settings.state),
         metadata=metadata,
         guests=LibvirtGuests(connection, settings.state / "guests"),
@@ -113,6 +122,14 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
     return Service(UseCases(world, cluster), connection, metadata)
 
 
+def _volumes(settings: Settings) -> Qcow2Volumes:
+    return Qcow2Volumes(
+        commit_timeout_s=settings.merge_timeout_s,
+        merge_bytes_per_s=settings.merge_bytes_per_s,
+        image_directories=[part for part in settings.image_directories.split(":") if part],
+    )
+
+
 def _tenants(text: str) -> frozenset[str]:
     return frozenset(part.strip() for part in text.split(",") if part.strip())
 
@@ -128,16 +145,15 @@ def serve(settings: Settings, watch: Watch = unwatched) -> int:
         return 2
     try:
         settings.state.mkdir(parents=True, exist_ok=True, mode=0o711)
-        with _only_service(settings.state):
+        with only_one_on(settings):
             return _serve(settings, host, port, watch)
     except StillframeError as error:
-        case = error.case.value
-        print(f"{case.message}\n{case.message_cn}\n{error.desc}", file=sys.stderr)  # noqa: T201 -- see above
+        print("\n".join(_why_not_started(settings, error)), file=sys.stderr)  # noqa: T201 -- see above
         return 1
-    except _AnotherServiceError:
+    except StateInUseError:
         print(  # noqa: T201 -- see above
-            f"cannot use {settings.state}: another stillframe serve runs on this state directory\n"
-            f"无法使用 {settings.state}：另一个 stillframe serve 正在使用该状态目录",
+            f"cannot use {settings.state}: another stillframe serve runs on this state directory, or doctor looks at it\n"
+            f"无法使用 {settings.state}：另一个 stillframe serve 正在使用该状态目录，或 doctor 正在检查它",
             file=sys.stderr,
         )
         return 1
@@ -148,6 +164,48 @@ def serve(settings: Settings, watch: Watch = unwatched) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _why_not_started(settings: Settings, error: StillframeError) -> tuple[str, ...]:
+    case, file = error.case.value, settings.database_path
+    said = (case.message, case.message_cn, error.desc)
+    if error.case is not ErrorCase.DATABASE_DAMAGED:
+        return said
+    look = f"stillframe doctor --state {settings.state}"
+    return (
+        *said,
+        f"the service does not start with {file}: see what is wrong ({look}), and put a backup in its and its -wal's place",
+        f"服务不会使用 {file} 启动：请查看详情（{look}），将其连同 -wal 和 -shm 文件移走，并放回备份",
+    )
+
+
+def look_offline(settings: Settings, *, deep: bool) -> Report:
+    """What doctor can say by itself while no service runs: of the database, and of files against its rows.
+
+    Nothing is changed, libvirt is not asked, and no service starts on the state directory meanwhile.
+
+    Raises:
+        StateInUseError: a service holds the state directory.
+        OSError: the state directory cannot be used.
+    """
+    file = settings.database_path
+    with only_one_on(settings):
+        try:
+            with closing(look_at_metadata(file)) as metadata:
+                unasked = Unasked("it is not asked while no service runs")
+                sight = _Offline(unasked, _volumes(settings), LocalMemoryStore(settings.state), metadata)
+                report = Doctor(sight, Cluster(metadata.cluster_uuid(), settings.cluster_name)).look(deep=deep)
+        except StillframeError as error:
+            report = untrusted([error.desc], deep=deep)
+            if error.case is not ErrorCase.DATABASE_DAMAGED:
+                unseen = Finding(FindingKind.NOT_LOOKED_AT, desc=error.desc, path=str(file))
+                return Report((unseen,), (), 0, deep)
+    size_bytes = file.stat().st_size if file.exists() else 0
+    findings = [
+        replace(one, path=str(file), size_bytes=size_bytes) if one.kind is FindingKind.DATABASE_DAMAGED else one
+        for one in report.findings
+    ]
+    return replace(report, findings=tuple(findings))
 
 
 def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
@@ -186,17 +244,17 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
 
 
 @contextmanager
-def _only_service(state: Path) -> Iterator[None]:
-    """One service per state directory: two would recover each other's running operations.
+def only_one_on(settings: Settings) -> Iterator[None]:
+    """One process per state directory: two services would recover each other's running operations.
 
     Raises:
-        _AnotherServiceError: another one runs.
+        StateInUseError: another one is there.
     """
-    with (state / "lock").open("a", encoding="ascii") as lock:
+    with settings.lock_file.open("a", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _AnotherServiceError from error
+            raise StateInUseError from error
         yield
 
 

@@ -89,7 +89,9 @@ class Settings(BaseSettings):
         "/var/lib/libvirt/images",
         description="Where backing files may lie, colon-separated, beside a disk's own directory and what is below that.",
     )
-    call_timeout_s: float = Field(30.0, gt=0, description="Longest wait for one hypervisor call.")
+    call_timeout_s: float = Field(
+        30.0, gt=0, description="Longest wait for one hypervisor call; above 20 for a libvirt on another host."
+    )
     database_timeout_s: float = Field(
         30.0, gt=0, description="Longest wait for a database that another process has locked, for each transaction."
     )
@@ -111,6 +113,11 @@ class Settings(BaseSettings):
     @property
     def database_path(self) -> Path:
         return self.state / "stillframe.db"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by whoever works on the state directory; it stays there."""
+        return self.state / "lock"
 
     @property
     def service_file(self) -> Path:

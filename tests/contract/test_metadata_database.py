@@ -411,14 +411,17 @@ class TestProblems:
         on_sqlite.close()
         path = tmp_path / "stillframe.db"
         whole = path.read_bytes()
+        refused: set[ErrorCase] = set()
         for page in range(4, len(whole) // 4096):
             path.write_bytes(whole[: page * 4096] + b"\xa5" * 4096 + whole[(page + 1) * 4096 :])
             try:
                 opened = open_metadata(f"sqlite:///{path}")
-            except StillframeError:
+            except StillframeError as error:
+                refused.add(error.case)
                 continue  # so damaged that the service does not start
             with closing(opened):
                 assert opened.problems(), f"page {page}"
+        assert refused <= {ErrorCase.DATABASE_DAMAGED}
 
     def test_a_database_that_cannot_be_asked_is_an_error(self, on_postgres: SqlMetadata) -> None:
         with on_postgres._engines.writer.begin() as connection:

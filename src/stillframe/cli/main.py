@@ -1,4 +1,4 @@
-"""The command line: starts the service, and is otherwise a client of its HTTP API.
+"""The command line: starts the service, and is otherwise a client of its HTTP API. Where none runs doctor looks by itself.
 
 Exit codes: 0 done, 1 the service said no (its message in both languages on stderr), 2 wrong usage, 3 no service runs,
 4 doctor found something that is still so when it ends.
@@ -21,6 +21,7 @@ from stillframe.cli.client import EXIT_FAILED, EXIT_NO_SERVICE, CliError, call
 from stillframe.cli.doctor import lines_of
 from stillframe.cli.keys import key, link
 from stillframe.cli.log import show_log
+from stillframe.cli.offline import OFFLINE, look_offline
 from stillframe.cli.plain import State, printable, service_at, settings_with, table, uuid_of
 from stillframe.cli.tasks import task
 from stillframe.cli.tenants import tenant
@@ -179,12 +180,21 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field of the API.")] = False,
     state: State = None,
 ) -> None:
-    """Compare database, files and hypervisor; ends with 4 when something is found, or left after --repair."""
+    """Compare database, files and hypervisor; ends with 4 when something is found, or left after --repair.
+
+    While no service runs it looks by itself at what needs no hypervisor, and repairs nothing.
+    """
     service = service_at(state)
-    if repair:
-        data = call(service, "POST", "/v1/stillframe/doctor/repair", json={"deep": deep})
-    else:
-        data = call(service, "GET", "/v1/stillframe/doctor", params={"deep": str(deep).lower()})
+    try:
+        if repair:
+            data = call(service, "POST", "/v1/stillframe/doctor/repair", json={"deep": deep})
+        else:
+            data = call(service, "GET", "/v1/stillframe/doctor", params={"deep": str(deep).lower()})
+    except CliError as error:
+        if error.exit_code != EXIT_NO_SERVICE:
+            raise
+        data = look_offline(service, error, repair=repair, deep=deep)
+        _complain(*OFFLINE)
     if as_json:
         typer.echo(json.dumps(data, ensure_ascii=False, indent=2))
     else:

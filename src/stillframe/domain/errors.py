@@ -302,6 +302,13 @@ class ErrorCase(Enum):
         "and keeps what it wrote; roll back again to get the memory",
         "磁盘和配置已回滚，但虚拟机在恢复内存之前已在其上运行，其写入的数据已保留；如需恢复内存，请再次回滚",
     )
+    DATABASE_DAMAGED = Case(
+        24012,
+        500,
+        "the service's database is damaged; stop the service, see what stillframe doctor says, and bring the database back "
+        "from a backup",
+        "服务的数据库已损坏；请停止服务，运行 stillframe doctor 查看详情，并从备份恢复数据库",
+    )
     NOT_AUTHENTICATED = Case(
         25001, 401, "no valid ApiKey was given; send the header ApiKey", "未提供有效的 ApiKey；请在请求头中携带 ApiKey"
     )

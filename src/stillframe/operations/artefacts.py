@@ -11,10 +11,10 @@ from stillframe.domain.snapshot import MemoryState, MemoryStatus, Snapshot
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.records import VmRecords
 from stillframe.operations.wording import describe
-from stillframe.operations.world import World
+from stillframe.operations.world import Sight
 
 
-def examine_artefacts(world: World, records: VmRecords, *, may_give_up: bool, deep: bool) -> Iterator[Finding]:
+def examine_artefacts(world: Sight, records: VmRecords, *, may_give_up: bool, deep: bool) -> Iterator[Finding]:
     """Those of every snapshot. ``may_give_up``: a memory state that nobody saves could be ended now.
 
     ``deep`` reads the memory files; else their lengths must do.
@@ -41,7 +41,7 @@ def examine_artefacts(world: World, records: VmRecords, *, may_give_up: bool, de
             yield replace(about, size_bytes=size_bytes, desc=desc, repairable=may_give_up)
 
 
-def _screenshot(world: World, snapshot: Snapshot) -> Iterator[Finding]:
+def _screenshot(world: Sight, snapshot: Snapshot) -> Iterator[Finding]:
     try:
         png = world.memory_store.get_screenshot(snapshot.uuid, snapshot.screenshot_checksum)
     except StillframeError as error:
@@ -54,7 +54,7 @@ def _screenshot(world: World, snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(kind, uuid=snapshot.uuid, snapshots=(snapshot.name,), path=path, size_bytes=size_bytes, desc=desc)
 
 
-def _available(world: World, snapshot: Snapshot, memory: MemoryState, *, deep: bool) -> Iterator[Finding]:
+def _available(world: Sight, snapshot: Snapshot, memory: MemoryState, *, deep: bool) -> Iterator[Finding]:
     about = _about_memory(world, snapshot, memory)
     try:
         world.memory_store.check_length(memory.uuid, memory.checksum)
@@ -69,12 +69,12 @@ def _available(world: World, snapshot: Snapshot, memory: MemoryState, *, deep: b
         yield replace(about, kind=kind, size_bytes=size_bytes if path else memory.size_bytes, desc=describe(error))
 
 
-def _about_memory(world: World, snapshot: Snapshot, memory: MemoryState) -> Finding:
+def _about_memory(world: Sight, snapshot: Snapshot, memory: MemoryState) -> Finding:
     path = world.memory_store.capture_path(memory.uuid)
     return Finding(FindingKind.STUCK_MEMORY, uuid=memory.uuid, snapshots=(snapshot.name,), path=path)
 
 
-def _stored(world: World, uuid: str) -> tuple[str, int]:
+def _stored(world: Sight, uuid: str) -> tuple[str, int]:
     """Path and size of a finished file of the store; nothing of one that is not there. Asked about damage only."""
     try:
         files = world.memory_store.list_owned()

@@ -20,7 +20,7 @@ from stillframe.operations.orphans import find_orphans
 from stillframe.operations.records import read_vm
 from stillframe.operations.requests import Cluster
 from stillframe.operations.wording import describe
-from stillframe.operations.world import World
+from stillframe.operations.world import Sight
 from stillframe.ports.metadata import OperationRow
 
 _AT_ONCE = 4
@@ -56,10 +56,17 @@ class Report:
     repairs: tuple[Repair, ...] = ()
 
 
+def untrusted(problems: Collection[str], *, deep: bool) -> Report:
+    """All that can be said where the database itself is damaged."""
+    found = [Finding(FindingKind.DATABASE_DAMAGED, desc=problem) for problem in problems]
+    unknown = "nothing is compared with a database that cannot be trusted"
+    return Report((*found, Finding(FindingKind.NOT_LOOKED_AT, desc=unknown)), (), 0, deep)
+
+
 class Doctor:
     """Looks. Safe from many threads, and while anything else goes on."""
 
-    def __init__(self, world: World, cluster: Cluster) -> None:
+    def __init__(self, world: Sight, cluster: Cluster) -> None:
         self._world = world
         self._cluster = cluster
 
@@ -71,9 +78,7 @@ class Doctor:
         """
         problems = self._world.metadata.problems()
         if problems:
-            unknown = "nothing is compared with a database that cannot be trusted"
-            found = [Finding(FindingKind.DATABASE_DAMAGED, desc=problem) for problem in problems]
-            return Report((*found, Finding(FindingKind.NOT_LOOKED_AT, desc=unknown)), (), 0, deep)
+            return untrusted(problems, deep=deep)
         vms, found = self._known_vms()
         names = {vm.uuid: vm.name for vm in vms or ()}
         uuids = self._vms_to_look_at(vms or ())

@@ -19,7 +19,7 @@ from stillframe.operations.images import Images, file_disks
 from stillframe.operations.records import VmRecords
 from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.wording import describe
-from stillframe.operations.world import World
+from stillframe.operations.world import Sight
 
 # an unfinished operation may leave its objects in any state, but never these
 _NEVER_EXPLAINED = (
@@ -37,7 +37,7 @@ class Look:
     ``asked`` is false when the hypervisor cannot be reached: then nothing is said about it.
     """
 
-    world: World
+    world: Sight
     records: VmRecords
     images: Images
     vm: Vm | None
@@ -45,7 +45,7 @@ class Look:
     deep: bool
 
 
-def examine(world: World, records: VmRecords, *, ask_hypervisor: bool, deep: bool) -> list[Finding]:
+def examine(world: Sight, records: VmRecords, *, ask_hypervisor: bool, deep: bool) -> list[Finding]:
     """Everything about this VM that is not as it should be and that no unfinished operation explains."""
     vm: Vm | None = None
     found: list[Finding] = []

@@ -17,7 +17,7 @@ from stillframe.operations.images import Images, file_disks
 from stillframe.operations.records import Known, read_all
 from stillframe.operations.requests import Cluster
 from stillframe.operations.wording import describe
-from stillframe.operations.world import World
+from stillframe.operations.world import Sight
 from stillframe.ports.memory_store import StoredFile, StoredKind
 from stillframe.ports.volumes import ImageInfo, OwnedFile
 
@@ -47,7 +47,7 @@ class Uses:
             self.add(reader, info.path, info.real_path)
 
 
-def uses_of_files(world: World, known: Known, images: Images) -> Uses:
+def uses_of_files(world: Sight, known: Known, images: Images) -> Uses:
     """Every file that a VM of libvirt reads, running or at its next start, or that one of our layers stands on.
 
     Raises:
@@ -67,7 +67,7 @@ def uses_of_files(world: World, known: Known, images: Images) -> Uses:
     return uses
 
 
-def _add_disk(world: World, uses: Uses, vm: Vm, disk: Disk) -> None:
+def _add_disk(world: Sight, uses: Uses, vm: Vm, disk: Disk) -> None:
     uses.add(vm.described, disk.path)
     if disk.path not in uses.known.layers:  # else its rows say what it stands on, and its header below
         uses.add_images(vm.described, uses.images.follow(disk.path, disk.format))
@@ -90,7 +90,7 @@ def _add_layer(uses: Uses, layer: Layer) -> None:
             uses.doubts.append(f"what {info.backing_path} stands on is not known: {describe(error)}")
 
 
-def find_orphans(world: World, cluster: Cluster) -> list[Finding]:
+def find_orphans(world: Sight, cluster: Cluster) -> list[Finding]:
     """Every file of ours that nobody owns; those of layers so that whoever stands on another comes first."""
     before = read_all(world)
     found: list[Finding] = []
@@ -121,7 +121,7 @@ def _directories(cluster: Cluster, known: Known, vms: Collection[Vm]) -> list[st
     return sorted(str(candidate) for candidate in candidates if candidate.name == name)
 
 
-def _owned_files(world: World, directories: Collection[str], found: list[Finding]) -> Iterator[OwnedFile]:
+def _owned_files(world: Sight, directories: Collection[str], found: list[Finding]) -> Iterator[OwnedFile]:
     for directory in directories:
         try:
             yield from world.volumes.list_owned(directory)
@@ -156,7 +156,7 @@ class _Orphan:
     doubt: str = ""
 
 
-def _orphan_layers(world: World, known: Known, vms: Collection[Vm], files: Collection[OwnedFile]) -> list[Finding]:
+def _orphan_layers(world: Sight, known: Known, vms: Collection[Vm], files: Collection[OwnedFile]) -> list[Finding]:
     images = Images(world.volumes)
     orphans = [orphan for file in files if (orphan := _judge(known, images, file)) is not None]
     if not orphans:

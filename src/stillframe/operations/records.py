@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stillframe.domain.layers import Layer, Volume, chain
 from stillframe.domain.snapshot import MemoryStatus, Snapshot
-from stillframe.operations.world import World
+from stillframe.operations.world import Sight
 from stillframe.ports.metadata import OperationFilter, OperationRow, Slot, Transaction
 
 _CONFIGURATIONS = frozenset({"runtime_xml", "runtime_cookie", "previous_definition", "vm_detail"})
@@ -48,7 +48,7 @@ class VmRecords:
         )
 
 
-def read_vm(world: World, vm_uuid: str, *, without: str = "") -> VmRecords:
+def read_vm(world: Sight, vm_uuid: str, *, without: str = "") -> VmRecords:
     """One consistent state. ``without``: the uuid of an operation that is the caller's own and does not count."""
     with world.metadata.read() as tx:
         newest = tx.journal.page(OperationFilter(vm_uuid=vm_uuid, limit=1))
@@ -93,7 +93,7 @@ class Known:
         return any(uuid in plan for plan in self.plans)
 
 
-def read_all(world: World, *, since: str | None = None) -> Known:
+def read_all(world: Sight, *, since: str | None = None) -> Known:
     """One consistent state.
 
     ``since``: also the plans of all operations that began after this one ("": of all that ever were) are among ``plans``.

@@ -38,7 +38,7 @@ from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
-_DATABASE_AWAY = (ErrorCase.STORAGE_FAILED, ErrorCase.SPACE_EXHAUSTED)
+_DATABASE_AWAY = (ErrorCase.STORAGE_FAILED, ErrorCase.SPACE_EXHAUSTED, ErrorCase.DATABASE_DAMAGED)
 
 
 @dataclass

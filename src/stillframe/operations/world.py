@@ -6,10 +6,11 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.ports.guests import Guests
-from stillframe.ports.hypervisor import CaptureKeeper, Inventory, PointInTimeFixer, Power
+from stillframe.ports.hypervisor import CaptureKeeper, Inventory, PointInTimeFixer, Power, Sighting
 from stillframe.ports.memory_store import MemoryStore
 from stillframe.ports.metadata import Metadata
 from stillframe.ports.volumes import Volumes
@@ -34,6 +35,22 @@ class Limits:
 
     def memory_space_open(self, tenant: str) -> bool:
         return self.memory_tenants is None or tenant in self.memory_tenants
+
+
+class Sight(Protocol):
+    """As much of the world as is needed to look at it, and no more."""
+
+    @property
+    def inventory(self) -> Sighting: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
+
+    @property
+    def memory_store(self) -> MemoryStore: ...
+
+    @property
+    def metadata(self) -> Metadata: ...
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ class SavedConfiguration:
     disk_paths: dict[str, tuple[str, str]]
 
 
-class Inventory(Protocol):
-    """Which VMs there are and how they are configured."""
+class Sighting(Protocol):
+    """Which VMs there are and what they stand on: for who only looks."""
 
     def list_vms(self) -> list[Vm]:
         """Every domain of the connected libvirt, adopted as it is, by name; see ``Vm.unreadable``."""
@@ -119,16 +119,20 @@ class Inventory(Protocol):
         """
         ...
 
+    def active_chain(self, vm_uuid: str, target: str) -> tuple[str, ...]:
+        """The files that the VM's running QEMU has open for a disk, topmost first; empty when there is no QEMU."""
+        ...
+
+
+class Inventory(Sighting, Protocol):
+    """Which VMs there are and how they are configured."""
+
     def inspect(self, vm_uuid: str) -> ComputeInspectInfo:
         """Its full configuration; ``volume_uuid`` of the disks and the cluster are left empty for the caller."""
         ...
 
     def assign(self, vm_uuid: str, tenant: str, tenant_name: str, namespace: str) -> None:
         """Write tenant and namespace into the domain's own metadata; safe to repeat."""
-        ...
-
-    def active_chain(self, vm_uuid: str, target: str) -> tuple[str, ...]:
-        """The files that the VM's running QEMU has open for a disk, topmost first; empty when there is no QEMU."""
         ...
 
 

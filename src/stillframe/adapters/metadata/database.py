@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from stillframe.adapters.metadata.engines import Engines, is_whole, make_engines
+from stillframe.adapters.metadata.engines import Engines, is_whole, make_engines, make_looking_engine
 from stillframe.adapters.metadata.facts import SqlFacts
-from stillframe.adapters.metadata.failures import commit_errors, storage_errors
+from stillframe.adapters.metadata.failures import commit_errors, file_errors, storage_errors
 from stillframe.adapters.metadata.journal import SqlJournal
 from stillframe.adapters.metadata.keys import SqlKeys
 from stillframe.adapters.metadata.layers import SqlLayers
 from stillframe.adapters.metadata.log import SqlLog
-from stillframe.adapters.metadata.migrations import bring_up_to_date
+from stillframe.adapters.metadata.migrations import bring_up_to_date, check_up_to_date
 from stillframe.adapters.metadata.problems import find_problems
 from stillframe.adapters.metadata.quotas import SqlQuotas
 from stillframe.adapters.metadata.schema import service_facts
@@ -24,6 +24,7 @@ from stillframe.domain.errors import ErrorCase, Failed, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from stillframe.ports.keys import KeyRows
     from stillframe.ports.log import LogRows
@@ -109,6 +110,31 @@ def open_metadata(url: str, *, lock_timeout_s: float = 30.0) -> SqlMetadata:
             engines.dispose()
             raise
     return SqlMetadata(engines, cluster_uuid)
+
+
+def look_at_metadata(path: Path) -> SqlMetadata:
+    """The SQLite database as it lies there, for looking alone: nothing is made, brought up to date or written.
+
+    No other process may write to it meanwhile. ``write`` of what is returned fails.
+
+    Raises:
+        Refused: STORAGE_FAILED, when it is another version's.
+        Failed: DATABASE_DAMAGED, also when there is no such file; STORAGE_FAILED.
+    """
+    with file_errors(), storage_errors():
+        if not path.exists():
+            raise Failed(ErrorCase.DATABASE_DAMAGED, "the database's file does not exist")
+        engine = make_looking_engine(path)
+        try:
+            with engine.connect() as connection:
+                check_up_to_date(connection)
+                cluster_uuid = connection.scalar(
+                    sa.select(service_facts.c.value).where(service_facts.c.name == _CLUSTER_UUID)
+                )
+        except BaseException:
+            engine.dispose()
+            raise
+    return SqlMetadata(Engines(engine, engine), str(cluster_uuid or ""))
 
 
 def _check_encoding(connection: sa.Connection) -> None:

@@ -64,6 +64,20 @@ def make_engines(url: str, lock_timeout_s: float) -> Engines:
     raise Refused(ErrorCase.STORAGE_FAILED, f"the database must be sqlite or postgresql, not {backend}")
 
 
+def make_looking_engine(path: Path) -> sa.Engine:
+    """An engine for a SQLite file that is there, and that nobody writes to: it changes nothing, the file's log included.
+
+    A log that a killed service left is read; where there is none, nothing is made beside the file.
+    """
+    log = path.with_name(path.name + "-wal")
+    options = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, check_same_thread=False)
+
+    return sa.create_engine("sqlite://", creator=connect, poolclass=QueuePool, hide_parameters=True)
+
+
 def is_whole(connection: sa.Connection) -> bool:
     """Whether the open transaction still holds all that was done in it; if not, a commit would say yes to nothing."""
     driver: Any = connection.connection.driver_connection

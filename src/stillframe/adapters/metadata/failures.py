@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SQLITE_LOCKED = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED: https://www.sqlite.org/rescode.html
 _SQLITE_FULL = 13
+SQLITE_DAMAGED = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 _PG_LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected: PostgreSQL, appendix A
 _PG_FULL = "53100"
 _STAYED_LOCKED = "the database stayed locked by another writer"
@@ -27,7 +28,7 @@ _STAYED_LOCKED = "the database stayed locked by another writer"
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Errors of the database leave as ``Failed``: SPACE_EXHAUSTED or STORAGE_FAILED."""
+    """Errors of the database leave as ``Failed``: SPACE_EXHAUSTED, DATABASE_DAMAGED or STORAGE_FAILED."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -77,6 +78,8 @@ def _sqlite_failed(orig: BaseException | None) -> Failed:
     primary = getattr(orig, "sqlite_errorcode", 0) & 0xFF  # the higher bits extend the primary code
     if primary == _SQLITE_FULL:
         return Failed(ErrorCase.SPACE_EXHAUSTED, f"the database: {orig}")
+    if primary in SQLITE_DAMAGED:
+        return Failed(ErrorCase.DATABASE_DAMAGED, f"the database: {orig}")
     return Failed(ErrorCase.STORAGE_FAILED, _STAYED_LOCKED if primary in _SQLITE_LOCKED else f"the database: {orig}")
 
 

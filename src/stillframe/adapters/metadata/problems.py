@@ -6,12 +6,19 @@ where its triggers were off (a restore of the data alone, for one); SQLite not f
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError
 
+from stillframe.adapters.metadata.failures import SQLITE_DAMAGED
+from stillframe.adapters.metadata.journal import SqlJournal
+from stillframe.adapters.metadata.layers import SqlLayers
 from stillframe.adapters.metadata.schema import metadata
+from stillframe.adapters.metadata.snapshots import SqlSnapshots
+from stillframe.ports.metadata import OperationFilter
 
-_SQLITE_DAMAGED = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB: https://www.sqlite.org/rescode.html
+_PAGE = 500
 _MOST = 20  # of each sort; who has that many needs no more
 
 
@@ -20,11 +27,19 @@ def find_problems(engine: sa.Engine) -> list[str]:
     try:
         # outermost: on a damaged file even the end of a transaction that only read may fail
         with engine.connect() as connection, connection.begin():
-            return [*_file_problems(connection), *_reference_problems(connection)]
+            found = [*_file_problems(connection), *_reference_problems(connection)]
+            return found or list(_row_problems(connection))
     except DatabaseError as error:
-        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in _SQLITE_DAMAGED:
+        if _is_undecodable(error):
+            return ["a row cannot be read: it holds text that is none"]
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in SQLITE_DAMAGED:
             raise
         return [f"the database's file is damaged: {error.orig}"]
+
+
+def _is_undecodable(error: DatabaseError) -> bool:
+    """Python's sqlite3 says so, not SQLite: there is no code, and the words repeat the row."""
+    return not hasattr(error.orig, "sqlite_errorcode") and "decode" in str(error.orig)
 
 
 def _file_problems(connection: sa.Connection) -> list[str]:
@@ -57,3 +72,30 @@ def _dangling(connection: sa.Connection, table: sa.Table, key: sa.ForeignKeyCons
         f"{table.name} {row[0]}: {names} names {row[-1]} of {key.referred_table.name}, which does not exist"
         for row in rows
     ]
+
+
+def _row_problems(connection: sa.Connection) -> Iterator[str]:
+    """Rows that are there, but are none of this service's: each is read once, as it is when it is needed."""
+    layers, snapshots = SqlLayers(connection), SqlSnapshots(connection)
+    for vm_uuid in layers.vm_uuids():
+        reads: dict[str, Callable[[str], object]] = {
+            "volumes": layers.volumes,
+            "layers": layers.layers,
+            "snapshots": snapshots.of_vm,
+        }
+        for what, read in reads.items():
+            try:
+                read(vm_uuid)
+            except (ValueError, TypeError, LookupError) as error:
+                yield f"the {what} of VM {vm_uuid} cannot be read ({type(error).__name__})"
+    yield from _journal_problems(SqlJournal(connection))
+
+
+def _journal_problems(journal: SqlJournal) -> Iterator[str]:
+    after = ""
+    try:
+        while page := journal.page(OperationFilter(after=after, limit=_PAGE)):
+            after = page[-1].uuid
+    except (ValueError, TypeError, LookupError) as error:
+        behind = f"behind operation {after}" if after else "at its end"
+        yield f"the journal cannot be read {behind} ({type(error).__name__})"

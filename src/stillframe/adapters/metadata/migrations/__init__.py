@@ -15,6 +15,25 @@ from stillframe.domain.errors import ErrorCase, Refused
 _PROCESS_WIDE = threading.Lock()  # Alembic's ``op`` and ``context`` are module globals
 
 
+def check_up_to_date(connection: sa.Connection) -> None:
+    """The schema is this version's. Only looks.
+
+    Raises:
+        Refused: STORAGE_FAILED, when it is another's.
+    """
+    config = Config()
+    config.set_main_option("script_location", "stillframe.adapters.metadata:migrations")
+    with _PROCESS_WIDE:
+        known = ScriptDirectory.from_config(config).get_heads()
+        found = MigrationContext.configure(connection).get_current_heads()
+    if set(found) != set(known):
+        raise Refused(
+            ErrorCase.STORAGE_FAILED,
+            f"the database is of another version of Stillframe: its schema is {', '.join(found) or 'empty'}, and this "
+            f"version's is {', '.join(known)}",
+        )
+
+
 def bring_up_to_date(connection: sa.Connection) -> None:
     """Run the missing migrations inside the connection's open transaction. Repeatable.
 
