@@ -221,7 +221,11 @@ def test_what_libvirt_is_not_needed_for_goes_on(daemon: PrivateLibvirtd, striker
             with daemon.hung():
                 waiting = [readers.submit(vm_list, service) for _ in range(2 * LOOKING_THREADS)]
                 waiting += [readers.submit(console, service) for _ in range(LOOKING_THREADS)]
-                eventually(lambda: thread_count(service.pid) >= quiet + 3 * LOOKING_THREADS // 2, "they wait for it")
+                eventually(
+                    lambda: thread_count(service.pid) >= quiet + 3 * LOOKING_THREADS // 2,
+                    "they wait for it",
+                    timeout_s=120,
+                )
                 assert service.get("/v1/compute/vsd/snapshot/task/list")["list"] == []
                 assert not any(reader.done() for reader in waiting)
             assert {reader.result(60) for reader in waiting} == {0, ErrorCase.VM_UNKNOWN.code}
