@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -229,6 +230,9 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         for stop in (signal.SIGTERM, signal.SIGINT):
             # uvicorn stops at them, and then raises them once more: the default would end us before we have cleaned up
             signal.signal(stop, lambda _number, _frame: None)
+        # what was built lives as long as the service: left out, a collection of cycles is short, also for a guest's pause
+        gc.collect()
+        gc.freeze()
         try:
             server.run()
         except SystemExit:

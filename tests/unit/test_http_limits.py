@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import resource
@@ -17,9 +18,10 @@ import pytest
 
 from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase
-from stillframe.http.crowd import Crowd
+from stillframe.http.crowd import CREST, Crowd
 from stillframe.http.door import LOOKING_THREADS
 from stillframe.http.parsing import JSON_MAX_DEPTH, QUERY_MAX_PARAMETERS
+from stillframe.http.protocol import GuardedProtocol
 from stillframe.http.server import RESERVED_DESCRIPTORS
 from support.http_door import ADMIN_KEY, CLUSTER, SNAPSHOT, TENANT, VM, DoorClient, as_envelope, identified, must_fail
 from support.http_server import RawConnection, serving
@@ -178,6 +180,27 @@ def test_who_waits_for_an_answer_is_not_given_up() -> None:
             must_answer(connection)
 
 
+def alive(kind: type) -> int:
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"G", GET, GET + GET, b"nonsense\r\n\r\n", POST, POST + b"Content-Length: 9\r\n\r\n"]
+)
+def test_a_connection_that_is_over_is_gone_without_the_collector_of_cycles(said: bytes) -> None:
+    with opened() as (_, address):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                with RawConnection(address) as connection:
+                    connection.say(said)
+                    connection.is_heard(0.1)
+            eventually(lambda: alive(GuardedProtocol) == 0, "all are gone")
+        finally:
+            gc.enable()
+
+
 class Member:
     def __init__(self, name: str, gone: list[str]) -> None:
         self.name = name
@@ -190,7 +213,7 @@ class Member:
 def a_crowd(limit: int, max_held_bytes: int = 1000) -> tuple[Crowd, list[Member], list[str]]:
     """Its first ``limit`` members have entered; the list of names is who was given up."""
     gone: list[str] = []
-    crowd = Crowd(limit, max_held_bytes)
+    crowd = Crowd(limit, max_held_bytes, on_ebb=lambda: gone.append("ebb"))
     members = [Member(name, gone) for name in "abcdefg"]
     for member in members[:limit]:
         crowd.enter(member)
@@ -217,6 +240,22 @@ def test_the_order_in_which_a_crowd_gives_up_its_members() -> None:
     crowd.reads(d)
     crowd.enter(f)
     assert gone == ["c", "a", "f"], "everybody else is being answered"
+
+
+def test_when_a_crowd_has_gone_it_is_said_once() -> None:
+    ebbs: list[int] = []
+    crowd = Crowd(10_000, 1000, on_ebb=lambda: ebbs.append(len(crowd)))
+    for _ in range(2):
+        members = [Member("m", []) for _ in range(CREST)]
+        for member in members:
+            crowd.enter(member)
+        for member in members:
+            crowd.leave(member)
+    for _ in range(100):
+        few = Member("f", [])
+        crowd.enter(few)
+        crowd.leave(few)
+    assert ebbs == [CREST // 10] * 2
 
 
 def test_requests_that_hold_too_much_are_given_up_in_the_order_in_which_they_began() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 log = logging.getLogger("stillframe.http")
 
 COMPLAIN_EVERY_S = 60.0
+CREST = 500
 
 
 class Member(Protocol):
@@ -53,8 +55,11 @@ class Crowd:
     Not for several threads at once: the event loop of the connections calls.
     """
 
-    def __init__(self, limit: int, max_held_bytes: int) -> None:
+    def __init__(self, limit: int, max_held_bytes: int, on_ebb: Callable[[], None]) -> None:
+        """``on_ebb`` is called when a crowd has gone: of ``CREST`` or more, nine of ten."""
         self._limit = limit
+        self._on_ebb = on_ebb
+        self._crest = 0  # the most there were since
         self._max_held_bytes = max_held_bytes
         self._open: set[Member] = set()
         self._waiting = _Queue()  # for a complete request
@@ -70,6 +75,7 @@ class Crowd:
     def enter(self, member: Member) -> None:
         """A connection is made; it may be the very one that is given up."""
         self._open.add(member)
+        self._crest = max(self._crest, len(self._open))
         self.asks(member)
         if len(self._open) > self._limit:
             victim = self._waiting.first()
@@ -80,6 +86,9 @@ class Crowd:
         self._open.discard(member)
         for queue in (self._waiting, self._sending, self._answering, self._unread):
             queue.drop(member)
+        if self._crest >= CREST and len(self._open) <= self._crest // 10:
+            self._crest = len(self._open)
+            self._on_ebb()
 
     def asks(self, member: Member) -> None:
         """From now on a request is waited for; what was held for the one before is forgotten."""

@@ -34,6 +34,10 @@ WHY_MAX_CHARS = 200
 _TOO_LONG = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE  # h11's hint where a part does not come to its end
 
 
+def _nothing() -> None:
+    pass
+
+
 class Deadline:
     """Something happens, unless it is called off in time."""
 
@@ -56,6 +60,11 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def end(self) -> None:
+        """For good. Whom it belonged to is let go: a crowd that leaves must not wait for the collector of cycles."""
+        self.call_off()
+        self._missed = _nothing
 
 
 class GuardedProtocol(H11Protocol):
@@ -112,8 +121,9 @@ class GuardedProtocol(H11Protocol):
     def _leave(self) -> None:
         """It counts no more."""
         self.crowd.leave(self)
+        self._unset_keepalive_if_required()  # uvicorn leaves it running where the client has reset the connection
         for deadline in (self._request, self._reading, self._farewell):
-            deadline.call_off()
+            deadline.end()
 
     def give_up(self) -> None:
         """At once: what the kernel still holds for the client is thrown away too."""
@@ -189,6 +199,8 @@ class GuardedProtocol(H11Protocol):
         """Uvicorn calls it where h11 cannot go on; h11's own words are in the exception that is being handled."""
         error = sys.exc_info()[1]
         is_too_long = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == _TOO_LONG
+        if error is not None:
+            error.__traceback__ = None  # it leads to us, and h11 has made a cycle of it
         if is_too_long and not self._has_request:
             in_first_line = b"\n" not in self.conn.trailing_data[0]
             case = ErrorCase.URL_TOO_LONG if in_first_line else ErrorCase.HEADERS_TOO_LARGE

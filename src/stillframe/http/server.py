@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from stillframe.http.crowd import Crowd
+from stillframe.http.ebb import give_back_soon
 from stillframe.http.protocol import GuardedProtocol
 from stillframe.http.tls import TlsProtocol
 from stillframe.settings import Settings
@@ -40,7 +41,8 @@ def server_config(app: FastAPI, settings: Settings, **where: Any) -> uvicorn.Con
 
 def _protocol(settings: Settings) -> type[GuardedProtocol]:
     """What uvicorn makes a connection with. All of them share one crowd."""
-    limits = {"settings": settings, "crowd": Crowd(open_files_for(settings.max_connections), settings.max_held_bytes)}
+    crowd = Crowd(open_files_for(settings.max_connections), settings.max_held_bytes, give_back_soon)
+    limits = {"settings": settings, "crowd": crowd}
     if settings.tls_certificate is None or settings.tls_key is None:
         return type("_Protocol", (GuardedProtocol,), limits)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

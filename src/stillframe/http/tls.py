@@ -76,7 +76,7 @@ class TlsProtocol(GuardedProtocol):
 
     def _leave(self) -> None:
         super()._leave()
-        self._unread.call_off()
+        self._unread.end()
 
     def _look_at_unread(self) -> None:
         """What was encrypted lies in the TCP connection's buffer, of which nobody tells us."""
