@@ -58,10 +58,17 @@ def open_files_for(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + RESERVED_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_lesser(needed, hard), hard))
+        except OSError as error:  # a sandbox may forbid it
+            log.info("the limit of open files stays at %d: %s", soft, error)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
     allowed = max(soft - RESERVED_DESCRIPTORS, soft // 4)
     log.warning("at most %d connections, not %d: this process may open %d files (ulimit -n)", allowed, wanted, soft)
     return allowed
+
+
+def _lesser(wanted: int, hard: int) -> int:
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
