@@ -14,7 +14,7 @@ from stillframe.domain.errors import ErrorCase
 from support.lab import make_vm, open_service, settle
 from support.ledger import check_census, checksums, rows
 from support.service import SNAPSHOT, Vm, eventually
-from support.struck import Striker, StruckService
+from support.struck import At, Striker, StruckService
 
 _NAMES = ("a", "b", "c", "d", "e")
 _CRASH_EVERY = 4
@@ -45,9 +45,13 @@ class LiveBench:
         for _ in range(steps):
             self._step(random)
             self._compare()
+        if not self.crashes:  # every strike of this seed was at a moment that nothing came to
+            self._step(random, at_once=True)
+            self._compare()
         check_census(self.service)
 
-    def _step(self, random: Random) -> None:
+    def _step(self, random: Random, *, at_once: bool = False) -> None:
+        """``at_once``: it is killed at the first moment of all, which every request comes to."""
         known = list(self.model.snapshots)
         call = random.choice(["create", "create", "rollback", "delete"]) if known else "create"
         body: dict[str, Any] = {"name": random.choice(_NAMES if call == "create" else known)}
@@ -57,8 +61,8 @@ class LiveBench:
             kinds += [_BACKGROUND] * body["domain_memory"]
         elif call == "rollback":
             body["domain_memory"] = self.fixed[body["name"]].has_memory and random.random() < 0.8
-        kill = None
-        if random.randrange(_CRASH_EVERY) == 0:
+        kill = At(call, "", "claimed") if at_once else None
+        if kill is None and random.randrange(_CRASH_EVERY) == 0:
             kill = strike_of(random.choice(kinds), random.randrange(1 << 12) * 8 + 7).kill
         self.history.append(f"{call} {body}, {f'kill at {kill}' if kill else 'in peace'}")
         if kill is not None:

@@ -10,7 +10,7 @@ import pytest
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.domain.errors import ErrorCase, StillframeError, Unknown
 from support.ground import Ground, ask, settle
-from support.ledger import check_census, head_checksums
+from support.ledger import check_census, head_checksums, rows
 from support.offline import write
 from support.private_libvirtd import PrivateLibvirtd
 from support.service import eventually
@@ -56,7 +56,6 @@ def test_a_rollback_that_libvirt_does_not_answer_is_undone(ground: Ground) -> No
     vm.create("base")
     write(vm.disk_path(), 2, length="64k")
     before = (vm.disk_path(), head_checksums(vm))
-    service.forget_moments()
     with service.held(At("rollback", "define", "before")) as hold:
         request = ask(vm, "rollback", name="base", domain_memory=False)
         hold.wait()
@@ -64,7 +63,8 @@ def test_a_rollback_that_libvirt_does_not_answer_is_undone(ground: Ground) -> No
         ground.daemon.start()
         os.kill(ground.daemon.pid, signal.SIGSTOP)
     try:
-        eventually(lambda: At("rollback", "define", "undoing") in service.moments(), "it is given up", timeout_s=60)
+        given_up = "SELECT 1 FROM operations WHERE kind = 'rollback' AND state = 'undoing'"
+        eventually(lambda: bool(rows(service, given_up)), "it is given up", timeout_s=60)
     finally:
         os.kill(ground.daemon.pid, signal.SIGCONT)
     request.must_fail(ErrorCase.HOST_UNREACHABLE)

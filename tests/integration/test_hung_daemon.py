@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import uuid
@@ -190,6 +191,25 @@ def test_connecting_to_it_ends_in_time(daemon: PrivateLibvirtd) -> None:
         assert told.value.case is ErrorCase.HOST_UNREACHABLE
     with closing(Connection(daemon.uri, call_timeout_s=20)) as again:
         again.open()
+
+
+def test_what_connected_after_it_was_closed_is_closed_at_once(daemon: PrivateLibvirtd) -> None:
+    """Python's collector of garbage would close it later, in any thread, which would then wait for a daemon that hangs."""
+    before = descriptor_count()
+    gc.disable()
+    try:
+        with daemon.hung():
+            opened = Connection(daemon.uri, call_timeout_s=LIMIT_S)
+            with pytest.raises(StillframeError):
+                opened.open()
+            opened.close()
+        eventually(lambda: descriptor_count() <= before, "its sockets are closed")
+    finally:
+        gc.enable()
+
+
+def descriptor_count() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 # --- the service -----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from types import TracebackType
 from typing import Self
 
 _SUBREAPER = Path(__file__).with_name("subreaper.py")
+_HANG_LIMIT_S = 150.0
 
 # name below the private directory -> where libvirt looks
 _MOUNTS = {
@@ -184,12 +186,17 @@ class PrivateLibvirtd:
     def hung(self) -> Iterator[None]:
         """Inside, the daemon is stopped (SIGSTOP): connections are taken, nothing is answered. Then it goes on."""
         pid = self.pid
+        # a test whose own thread comes to wait for it fails, and does not wait for ever
+        rescue = threading.Timer(_HANG_LIMIT_S, os.kill, (pid, signal.SIGCONT))
+        rescue.start()
         os.kill(pid, signal.SIGSTOP)
         try:
             while _state(pid) != "T":
                 time.sleep(0.001)
             yield
+            assert rescue.is_alive(), "the daemon hung for longer than a test may take"
         finally:
+            rescue.cancel()
             os.kill(pid, signal.SIGCONT)
 
     def guest_pids(self) -> list[int]:

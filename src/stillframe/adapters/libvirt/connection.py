@@ -180,20 +180,14 @@ class Connection:
 
     def close(self) -> None:
         """Let go of the connections; guests go on. A libvirt that hangs is not waited for."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            lines, self._lines = self._lines, []
+
         # in a thread: saying goodbye is a call as well
-        closer = threading.Thread(target=self._close, name="libvirt: close", daemon=True)
+        closer = threading.Thread(target=_say_goodbye, args=(lines,), name="libvirt: close", daemon=True)
         closer.start()
         closer.join(_CLOSE_WAIT_S)
-
-    def _close(self) -> None:
-        with self._lock:
-            lines, self._lines = self._lines, []
-        for line in lines:
-            try:
-                line.conn.close()
-            except libvirt.libvirtError:
-                log.warning("closing a connection failed", exc_info=True)
 
     def hurried_reaping(self) -> AbstractContextManager[None]:
         """Around calls that wait for a QEMU process to be gone."""
@@ -278,7 +272,13 @@ class Connection:
             except libvirt.libvirtError as error:
                 raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: {error.get_error_message()}") from error
             with self._lock:
-                self._lines.append(line)
+                closed = self._closed
+                if not closed:
+                    self._lines.append(line)
+            if closed:
+                # here and now: left to the collector of garbage, closing would wait for libvirt in any thread at all
+                _say_goodbye([line])
+                raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: the connection to libvirt is closed")
             return line
 
     def _find_line(self) -> _Line | None:
@@ -328,6 +328,14 @@ class Connection:
             return self.call("find running guests", look)
         except StillframeError:
             return False
+
+
+def _say_goodbye(lines: list[_Line]) -> None:
+    for line in lines:
+        try:
+            line.conn.close()
+        except libvirt.libvirtError:
+            log.warning("closing a connection failed", exc_info=True)
 
 
 def _is_alive(line: _Line) -> bool:
