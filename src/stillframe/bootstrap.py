@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import gc
 import json
@@ -211,6 +212,8 @@ def look_offline(settings: Settings, *, deep: bool) -> Report:
 
 def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # names of functions alone, no values: what hangs can be seen from outside
+    faulthandler.register(signal.SIGUSR1)
     service = build(settings, watch)
     try:
         # before anything listens: the service is never reachable without a key

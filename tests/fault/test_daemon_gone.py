@@ -18,6 +18,7 @@ from support.struck import At
 pytestmark = pytest.mark.guest
 
 LONG_OUTAGE_S = 30.0
+ASKED_S = 1.0  # the undo has come to libvirt
 RANDOM_STRIKES = 3
 SEED = 20261201
 
@@ -164,6 +165,28 @@ def test_inside_the_pause_of_a_create(ground: Ground, vm: Vm, seed: int) -> None
             vm.create("struck", memory=True)
         vm.await_memory("struck")
     vm.delete("struck")
+
+
+def test_a_paused_guest_that_libvirt_has_not_found_again_yet(ground: Ground, vm: Vm) -> None:
+    """The new daemon answers at once, and tells of the guest what its predecessor wrote down: that it runs."""
+    with nothing_lost(vm):
+        ground.service.forget_moments()
+        with Monitor(vm) as monitor:
+            request = ask(vm, "create", name="struck", domain_memory=True)
+            monitor.await_event("STOP")
+            qemu = ground.qemu_pid(vm)
+            os.kill(qemu, signal.SIGSTOP)
+            try:
+                ground.daemon.kill()
+                ground.daemon.start()
+                undo = At("create", "fix the point in time", "undoing")
+                eventually(lambda: undo in ground.service.moments(), "it is undone")
+                time.sleep(ASKED_S)
+            finally:
+                os.kill(qemu, signal.SIGCONT)
+            eventually(monitor.is_running, "the guest runs again")
+        request.must_fail(ErrorCase.HOST_UNREACHABLE)
+        assert "struck" not in vm.names()
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["before", "inside"])

@@ -209,7 +209,7 @@ def test_what_connected_after_it_was_closed_is_closed_at_once(daemon: PrivateLib
 
 
 def descriptor_count() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # --- the service -----------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from blake3 import blake3
 STILLFRAME = str(Path(sys.prefix) / "bin" / "stillframe")
 SNAPSHOT = "/v1/compute/vsd/snapshot"
 _MIB = 1 << 20
+_LAST_WORDS_CHARS = 12_000
 
 
 class CallFailedError(AssertionError):
@@ -55,10 +56,13 @@ class Service:
 
     made: ClassVar[list[Path]] = []
     """The state directories of every service of this process, so that a suite can prove that none is left."""
+    alive: ClassVar[list[Service]] = []
+    """Those that were made and not destroyed."""
 
     def __init__(self, connect: str = "", **settings: str) -> None:
         self.state = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
         self.made.append(self.state)
+        self.alive.append(self)
         self.prefix: list[str] = []  # what stands before the command: it may give up rights (unprivileged.py)
         self.connect = connect or f"qemu:///embed?root={self.state / 'libvirt'}"
         self.port = free_port()
@@ -141,12 +145,25 @@ class Service:
 
     def destroy(self) -> None:
         """Stop everything and remove every file, also after a failed test."""
+        with contextlib.suppress(ValueError):
+            self.alive.remove(self)
         self.http.close()
         self.stop()
         for pid_file in (self.state / "libvirt" / "run" / "qemu").glob("*.pid"):
             with contextlib.suppress(OSError, ValueError):
                 end_process(int(pid_file.read_text()))
         shutil.rmtree(self.state, ignore_errors=True)
+
+    def last_words(self) -> str:
+        """The end of its log and, when it runs, where each of its threads is."""
+        with contextlib.suppress(AssertionError, OSError):
+            if self._is_up():
+                os.kill(self.pid, signal.SIGUSR1)
+                time.sleep(0.3)  # it answers into its log, and tells nobody when
+        try:
+            return self.log_path.read_text(errors="replace")[-_LAST_WORDS_CHARS:]
+        except OSError as error:
+            return str(error)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from blake3 import blake3
 from stillframe.adapters.libvirt.calls import Calls, NoAnswerError, Pulse
 from stillframe.adapters.libvirt.qmp import QmpError
 from stillframe.adapters.libvirt.reaper import QemuReaper
+from stillframe.adapters.libvirt.reconnected import await_reconnected
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError, Unknown
 
 log = logging.getLogger(__name__)
@@ -141,10 +142,11 @@ def _short_root(root: Path) -> Path:
 
 @dataclass(eq=False)
 class _Line:
-    """One connection and how many calls are on it."""
+    """One connection, how many calls are on it, and the VMs that libvirt is known to have found again since it began."""
 
     conn: Any
     calls: int = 0
+    found: set[str] = field(default_factory=set)
 
 
 class Connection:
@@ -198,7 +200,8 @@ class Connection:
 
         What has not begun when it is given up never begins: by then its caller may have undone what it was part of. What
         has begun may still come about; until it has ended, no other call begins about the same VM. While libvirt is
-        known to answer nothing at all, nothing is sent.
+        known to answer nothing at all, nothing is sent. ``act`` begins when libvirt, should it have just come up, has
+        found the VM again.
 
         Raises:
             Refused: VM_UNKNOWN when libvirt proved the domain absent; HYPERVISOR_FAILED when it said no.
@@ -211,7 +214,7 @@ class Connection:
             raise Failed(ErrorCase.HOST_UNREACHABLE, f"{words}: libvirt has answered nothing for {missing_s:.0f} s")
         limit_s = self.call_timeout_s if timeout_s is None else timeout_s
         try:
-            return self._calls.run(words, vm_uuid, lambda: self._run(words, act), limit_s)
+            return self._calls.run(words, vm_uuid, lambda: self._run(words, act, vm_uuid), limit_s)
         except NoAnswerError as error:
             # an embedded driver is in this process: it does not hang as a whole
             if self.is_embedded or self._pulse.take(_PULSE_WAIT_S):
@@ -231,10 +234,12 @@ class Connection:
         if not self._calls.is_wanted:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "nobody waits for it any more")
 
-    def _run(self, what: str, act: Callable[[Any], T]) -> T:
+    def _run(self, what: str, act: Callable[[Any], T], vm_uuid: str) -> T:
         line = self._take_line(what)
         try:
             self.check_wanted()  # connecting may have taken its time
+            if vm_uuid and vm_uuid not in line.found and await_reconnected(line.conn, vm_uuid, self.check_wanted):
+                line.found.add(vm_uuid)
             return act(line.conn)
         except libvirt.libvirtError as error:
             raise typed_error(what, error, alive=_is_alive(line)) from error
@@ -271,15 +276,17 @@ class Connection:
                     line.conn.setKeepAlive(5, 3)
             except libvirt.libvirtError as error:
                 raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: {error.get_error_message()}") from error
-            with self._lock:
-                closed = self._closed
-                if not closed:
-                    self._lines.append(line)
-            if closed:
+            if not self._keep(line):
                 # here and now: left to the collector of garbage, closing would wait for libvirt in any thread at all
                 _say_goodbye([line])
                 raise Failed(ErrorCase.HOST_UNREACHABLE, f"{what}: the connection to libvirt is closed")
             return line
+
+    def _keep(self, line: _Line) -> bool:
+        with self._lock:
+            if not self._closed:
+                self._lines.append(line)
+            return not self._closed
 
     def _find_line(self) -> _Line | None:
         with self._lock:
