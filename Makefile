@@ -21,13 +21,10 @@ up: setup ## the service with the witness guest in the foreground, for trying th
 	@$(AS_ROOT) $(PYTHON) scripts/demo.py up
 
 test: setup ## the whole test suite, real guests included
-	@# two lanes on two cores; each has its own services, libvirts and directories
-	$(AS_ROOT) $(PYTHON) scripts/lanes.py
+	$(AS_ROOT) $(PYTHON) scripts/lanes.py whole
 
 test-fast: setup ## unit and contract tests, no guest, no service, under a minute
-	@# two halves on two cores; each has its own processes and directories
-	@$(PYTHON) -m pytest -q tests/contract & contract=$$!; \
-	$(PYTHON) -m pytest -q tests/unit; unit=$$?; wait $$contract && exit $$unit
+	@$(PYTHON) scripts/lanes.py fast -q
 
 fault: setup ## kill and fail every step of every operation on real guests; writes the table in docs/operating.md
 	$(AS_ROOT) $(PYTHON) tests/fault/run.py --write docs/operating.md

@@ -1,9 +1,10 @@
-"""The whole suite in two lanes side by side, one for each core; exit code 0 when both passed.
+"""The suite in lanes side by side; exit code 0 when all of them passed.
 
-    python scripts/lanes.py [pytest options]
+    python scripts/lanes.py whole|fast [pytest options]
 
-The lanes share nothing: each has its own services, libvirts and directories. Lines are shown as they come, with the lane's
-name in front. Told to end, they end when both lanes have ended what they had started.
+"fast" is what needs no guest and no service. More lanes than two cores ask for, because tests wait a lot: for guests that
+boot, for time to pass. The lanes share nothing: each has its own services, libvirts and directories. Lines are shown as
+they come, with the lane's name in front. Told to end, they end when all lanes have ended what they had started.
 """
 
 from __future__ import annotations
@@ -19,21 +20,50 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support.ending import end_in_order
 
+ROOT = Path(__file__).resolve().parents[1]
+# about equally long; what a pattern takes is not there for those after it
 LANES = {
-    "guests": ("tests/integration",),
-    "rest": ("tests/unit", "tests/contract", "tests/fault"),
+    "whole": {
+        "guests": ("tests/integration/test_[a-l]*.py",),
+        "faults": ("tests/fault/test_*.py",),
+        "rest": ("tests/integration/test_*.py", "tests/contract/test_*.py", "tests/unit/**/test_*.py"),
+    },
+    "fast": {
+        "waiting": (
+            "tests/unit/test_http_limits.py",
+            "tests/unit/test_http_tls.py",
+            "tests/contract/test_metadata_[kt]*.py",
+        ),
+        "unit": ("tests/unit/**/test_*.py",),
+        "database": ("tests/contract/test_metadata.py", "tests/contract/test_metadata_[dl]*.py"),
+        "contract": ("tests/contract/test_*.py",),
+    },
 }
+
+
+def files_of(suite: str) -> dict[str, list[str]]:
+    """The files of each lane: every test file of the suite is in one of them, and in no other."""
+    taken: set[Path] = set()
+    lanes = {}
+    for lane, patterns in LANES[suite].items():
+        found = [path for pattern in patterns for path in sorted(ROOT.glob(pattern)) if path not in taken]
+        taken.update(found)
+        lanes[lane] = [str(path.relative_to(ROOT)) for path in found]
+    if suite == "whole" and (lost := set(ROOT.glob("tests/**/test_*.py")) - taken):
+        raise SystemExit(f"in no lane: {', '.join(sorted(map(str, lost)))}")
+    return lanes
 
 
 def show(lane: str, lines: IO[str]) -> None:
     for line in lines:
-        sys.stdout.write(f"{lane:>6} | {line}")
+        sys.stdout.write(f"{lane:>8} | {line}")
         sys.stdout.flush()
 
 
-def start(paths: tuple[str, ...], options: list[str]) -> subprocess.Popen[str]:
+def start(files: list[str], options: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options, *paths],
+        [sys.executable, "-m", "pytest", *options, *files],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -43,13 +73,13 @@ def start(paths: tuple[str, ...], options: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def main(options: list[str]) -> int:
+def main(suite: str, options: list[str]) -> int:
     end_in_order()
     running: dict[str, subprocess.Popen[str]] = {}
     shown: list[threading.Thread] = []
     try:
-        for lane, paths in LANES.items():
-            running[lane] = start(paths, options)
+        for lane, files in files_of(suite).items():
+            running[lane] = start(files, options)
             shown.append(threading.Thread(target=show, args=(lane, running[lane].stdout)))
             shown[-1].start()
         for process in running.values():
@@ -67,4 +97,4 @@ def main(options: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

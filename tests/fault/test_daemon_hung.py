@@ -21,7 +21,7 @@ from support.struck import At
 
 pytestmark = pytest.mark.guest
 
-HANG_S = 15.0
+HANG_S = 8.0
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,11 @@ STILL = "tests/stands_still.py"
 # the program, and how many processes of which kind it has when it is told to end
 PROGRAMS = {
     "pytest": (("-m", "pytest", "-q", "-p", "no:cacheprovider", STILL), "qemu-system", 1),
-    "lanes": (("scripts/lanes.py", "-q", "-p", "no:cacheprovider", "-k", "stands_still", STILL), "qemu-system", 2),
+    "lanes": (
+        ("scripts/lanes.py", "whole", "-q", "-p", "no:cacheprovider", "-k", "stands_still", STILL),
+        "qemu-system",
+        3,
+    ),
     "fault": (("tests/fault/run.py", "--only", "create"), "qemu-system", 1),
     "soak": (("scripts/soak.py", "--minutes", "5"), "libvirtd", 1),
     "demo": (("scripts/demo.py",), "qemu-system", 1),
