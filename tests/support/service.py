@@ -24,6 +24,8 @@ from typing import Any, ClassVar
 import httpx
 from blake3 import blake3
 
+from support.told import secrets_in_logs
+
 STILLFRAME = str(Path(sys.prefix) / "bin" / "stillframe")
 SNAPSHOT = "/v1/compute/vsd/snapshot"
 _MIB = 1 << 20
@@ -152,7 +154,9 @@ class Service:
         for pid_file in (self.state / "libvirt" / "run" / "qemu").glob("*.pid"):
             with contextlib.suppress(OSError, ValueError):
                 end_process(int(pid_file.read_text()))
+        told = secrets_in_logs(self.state)
         shutil.rmtree(self.state, ignore_errors=True)
+        assert not told, f"secrets in {self.log_path}: {told}"
 
     def last_words(self) -> str:
         """The end of its log and, when it runs, where each of its threads is."""
