@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     plain_http: bool = Field(
         False, description="Listen beyond loopback without TLS: keys are then readable for whoever sees the network."
     )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks, comma-separated, whose X-Forwarded-For is believed; empty: nobody's.",
+    )
     link_lifetime_s: int = Field(3600, ge=60, description="How long a signed link, such as screenshot_url, is good.")
     log_retention_days: int = Field(
         365, ge=0, le=36500, description="After how many days lines of the operation log are removed; 0: never."

@@ -234,7 +234,7 @@ def test_an_expired_link_is_no_attempt_to_change_something(door: DoorClient) -> 
 
 
 def test_a_name_and_an_address_are_no_way_to_say_more(door: DoorClient) -> None:
-    """A proxy on the same machine may give any text as its client's address."""
+    """A trusted proxy may give any text as its client's address."""
     door.client_host = "203.0.113.9\nforged"
     door.request("POST", CREATE, key="reader", json=identified(name="a"))
     door.client_host = "2001:DB8::1"

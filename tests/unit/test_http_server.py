@@ -137,3 +137,19 @@ def test_a_crash_leaves_the_connection_usable(connection: RawConnection, door: D
     connection.say(f"GET {HEAD} HTTP/1.1\r\nHost: door\r\nApiKey: {ADMIN_KEY}\r\n\r\n".encode())
     must_answer(connection, ErrorCase.INTERNAL)
     must_still_work(connection)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "noted"),
+    [("", "127.0.0.1"), ("192.0.2.0/24", "127.0.0.1"), ("127.0.0.1", "203.0.113.9"), ("127.0.0.0/8", "203.0.113.9")],
+)
+def test_who_is_on_whose_behalf_is_believed_of_a_trusted_proxy_alone(trusted: str, noted: str) -> None:
+    door = DoorClient(trusted_proxies=trusted)
+    with serving(door.app) as address, RawConnection(address) as connection:
+        connection.say(
+            POST_LINES.replace(ADMIN_KEY.encode(), b"reader")
+            + b"X-Forwarded-For: 203.0.113.9\r\nContent-Length: 2\r\n\r\n{}"
+        )
+        must_answer(connection, ErrorCase.NOT_AUTHENTICATED)
+        must_answer(connection, ErrorCase.NOT_AUTHENTICATED)
+    assert [attempt.address for attempt in door.stub.noted] == [noted]

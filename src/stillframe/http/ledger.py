@@ -88,7 +88,7 @@ def logged_calls(routers: Iterable[APIRouter]) -> dict[str, str]:
 def address_of(scope: Scope) -> str:
     """Where the request comes from: an address, or "" for what is none.
 
-    A proxy on this machine may say it for its client, and with it anything at all.
+    A trusted proxy may say it for its client, and with it anything at all.
     """
     host = scope["client"][0] if scope.get("client") else ""
     try:

@@ -34,6 +34,8 @@ def server_config(app: FastAPI, settings: Settings, **where: Any) -> uvicorn.Con
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies or None,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         **where,
     )
