@@ -151,5 +151,4 @@ def test_who_is_on_whose_behalf_is_believed_of_a_trusted_proxy_alone(trusted: st
             + b"X-Forwarded-For: 203.0.113.9\r\nContent-Length: 2\r\n\r\n{}"
         )
         must_answer(connection, ErrorCase.NOT_AUTHENTICATED)
-        must_answer(connection, ErrorCase.NOT_AUTHENTICATED)
     assert [attempt.address for attempt in door.stub.noted] == [noted]
