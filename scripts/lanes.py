@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LANES = {
     "whole": {
         "guests": ("tests/integration/test_[a-l]*.py",),
-        "faults": ("tests/fault/test_*.py",),
+        "faults": ("tests/fault/test_[a-k]*.py",),
+        "more": ("tests/fault/test_*.py",),
         "rest": ("tests/integration/test_*.py", "tests/contract/test_*.py", "tests/unit/**/test_*.py"),
     },
     "fast": {

@@ -24,7 +24,7 @@ PROGRAMS = {
     "lanes": (
         ("scripts/lanes.py", "whole", "-q", "-p", "no:cacheprovider", "-k", "stands_still", STILL),
         "qemu-system",
-        3,
+        4,
     ),
     "fault": (("tests/fault/run.py", "--only", "create"), "qemu-system", 1),
     "soak": (("scripts/soak.py", "--minutes", "5"), "libvirtd", 1),

@@ -36,7 +36,7 @@ _GUEST_IMAGE = Path(sys.prefix) / "share" / "stillframe" / "guest"
 
 # Four times slower than the witness's own: an idle guest under emulation costs a fifth of a core at 5 ms, and what
 # happened within one tick is no less visible. Tests that look for the shortest moments say otherwise.
-TICK_US = 20_000
+TICK_US = 40_000
 
 
 def offline(service: Service, *acts: Sequence[str]) -> None:
