@@ -262,6 +262,15 @@ class TestFailures:
         assert "INSERT" not in failed.value.desc
         assert names(metadata) == ["first"]
 
+    def test_after_a_commit_that_failed_the_next_transaction_is_as_good_as_any(self, metadata: SqlMetadata) -> None:
+        """References are checked at the commit; it is what fails here."""
+        for _ in range(2):
+            with pytest.raises(Failed, match=r"(?i)foreign key"), metadata.write() as tx:
+                tx.snapshots.insert(replace(a_snapshot("lost"), parent_uuid="nobody"))
+        with metadata.write() as tx:
+            tx.snapshots.insert(a_snapshot("first"))
+        assert names(metadata) == ["first"]
+
     @pytest.mark.parametrize("then", ["end", "go on"])
     def test_a_swallowed_error_is_not_taken_for_a_commit(self, metadata: SqlMetadata, then: str) -> None:
         def write_and_swallow() -> None:

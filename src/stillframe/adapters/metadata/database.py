@@ -73,7 +73,13 @@ class SqlMetadata:
             if not is_whole(connection):
                 raise Failed(ErrorCase.STORAGE_FAILED, "a statement of the transaction failed; nothing is committed")
             with commit_errors():
-                transaction.commit()
+                try:
+                    transaction.commit()
+                except BaseException:
+                    # SQLite leaves the transaction open when its commit fails, and SQLAlchemy takes it for ended: the
+                    # next one could not begin on this connection
+                    connection.invalidate()
+                    raise
 
     def cluster_uuid(self) -> str:
         return self._cluster_uuid
