@@ -174,6 +174,16 @@ def _make_branch(lab: Lab) -> None:
         vm.await_ticks(3)
 
 
+def _make_elsewhere(lab: Lab) -> None:
+    """A snapshot with another one on it, both on a branch that the head does not stand on."""
+    vm = lab.running
+    if "tip" not in vm.names():
+        _make_doomed(_running, below=True)(lab)
+    if vm.head()["name"] != "goal":
+        vm.rollback("goal", memory=True)
+        vm.await_ticks(3)
+
+
 def _delete_doomed(_lab: Lab) -> tuple[str, dict[str, Any]]:
     return f"{SNAPSHOT}/delete", {"name": "doomed"}
 
@@ -234,6 +244,10 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         "delete, live, a branch", ("delete",), _running, _make_branch, _delete_doomed, _is_gone(_running), _settled
+    ),
+    Scenario(
+        "delete, live, on another branch", ("delete",), _running, _make_elsewhere, _delete_doomed, _is_gone(_running),
+        _delete(_running, "tip"),
     ),
     Scenario(
         "delete, off, below another", ("delete",), _off, _make_doomed(_off, below=True), _delete_doomed,

@@ -176,8 +176,9 @@ def _commit_once(world: World, vm_uuid: str, merge: MergePlan, work: Work, mark:
             f"disk {target} of {vm.described} is on {files[0]}, but what was written last is in its head {head}: "
             "nothing was merged; let its definition name the head",
         )
-    if vm.state.has_process and files:
-        # also when QEMU had merged it before we were interrupted: then only what it still holds open is let go
+    # QEMU may have merged them before we were interrupted: then base is in its chain and top no more, and only what it
+    # still holds open is let go. On another branch than the guest's it has neither, and knows nothing of them.
+    if vm.state.has_process and not {merge.top.path, merge.base.path}.isdisjoint(files):
         world.fixer.commit_live(
             vm_uuid, target, merge.top.path, merge.base.path, tell, on_switch=lambda _target: work.mark(mark)
         )

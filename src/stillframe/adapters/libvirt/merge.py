@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def commit_live(
 
     Raises:
         Failed: SPACE_EXHAUSTED or STORAGE_FAILED when the job ended without merging, HYPERVISOR_FAILED when base is not
-            below top or libvirt believes the disk on a file that QEMU has left; the files read the same as before.
+            below top, neither is in the chain, or libvirt believes the disk on a file that QEMU has left; the files read the same as before.
         Unknown: HYPERVISOR_FAILED when the end of the job does not show in time.
     """
     throttle = Throttle(bytes_per_s, lambda: _lift_throttle(domain, target))
@@ -52,7 +53,8 @@ def commit_live(
     job_seen = False
     while True:
         job = domain.blockJobInfo(target, 0)
-        if not job and top_path not in real_chain(domain, target):
+        if not job and top_path not in (chain := real_chain(domain, target)):
+            _check_merged(target, top_path, base_path, chain)
             _check_left(domain, target, top_path)
             remove_loose_nodes(domain, top_path)
             _resume_from_full_disk(domain)
@@ -89,6 +91,15 @@ def _ended_early(target: str, top_path: str, base_path: str) -> Failed:
     if free < _FULL_BYTES:
         return Failed(ErrorCase.SPACE_EXHAUSTED, f"{words}: no space, {free} bytes are free")
     return Failed(ErrorCase.STORAGE_FAILED, f"{words}; see QEMU's log")
+
+
+def _check_merged(target: str, top_path: str, base_path: str, chain: Sequence[str]) -> None:
+    """A top that has gone was merged where its base is in the chain; else QEMU never had the two."""
+    if base_path not in chain:
+        raise Failed(
+            ErrorCase.HYPERVISOR_FAILED,
+            f"disk {target}: neither {top_path} nor {base_path} is in the running chain; nothing was merged",
+        )
 
 
 def _check_left(domain: Any, target: str, top_path: str) -> None:
