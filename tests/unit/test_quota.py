@@ -67,6 +67,18 @@ def test_setting_and_seeing_at_the_door() -> None:
     assert (use["tenant"], use["snapshots"], use["space_budget_set"], use["max_snapshots"]) == (TENANT, 3, True, 7)
 
 
+@pytest.mark.parametrize("number", [b"5", b"5.0", b"0.5e1"])
+def test_a_number_without_a_fraction_is_an_integer_however_it_is_written(number: bytes) -> None:
+    door = DoorClient()
+    door.request(
+        "POST",
+        "/v1/stillframe/tenant/set",
+        content=b'{"tenant": "t", "space_bytes": %s}' % number,
+        headers={"Content-Type": "application/json"},
+    )
+    assert door.stub.asked == [("set_tenant", TenantLimits("t", space_bytes=5), CALLER)]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -74,6 +86,7 @@ def test_setting_and_seeing_at_the_door() -> None:
         {"tenant": ""},
         {"tenant": "t", "space_bytes": -1},
         {"tenant": "t", "space_bytes": 1.5},
+        {"tenant": "t", "space_bytes": 1e300},
         {"tenant": "t", "memory_bytes": "1G"},
         {"tenant": "t", "max_snapshots": 1 << 60},
     ],

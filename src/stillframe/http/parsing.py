@@ -17,6 +17,7 @@ from stillframe.http.access import check_allowed, need_of
 ERRORS_MAX_NAMED = 5
 QUERY_MAX_PARAMETERS = 64
 JSON_MAX_DEPTH = 64
+_EXACT_MAX = 1 << 53  # beyond it a float skips integers
 
 # a string, closed or not, so that nothing is looked at twice; or one bracket
 _JSON_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
@@ -88,7 +89,7 @@ def parse_json(raw: bytes) -> object:
     """
     try:
         _refuse_depth(raw)
-        value: object = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        value: object = json.loads(raw.decode("utf-8"), parse_float=_number, parse_constant=_refuse_constant)
         if b"\\u" in raw:  # only an escape can smuggle a surrogate past the decoding
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -102,6 +103,12 @@ def parse_json(raw: bytes) -> object:
     else:
         return value
     raise Refused(ErrorCase.PARAMETER_MALFORMED, f"body: expected JSON: {why}")
+
+
+def _number(text: str) -> int | float:
+    """JSON has one kind of number: 3.0 is the integer 3, as JSON Schema says as well."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) <= _EXACT_MAX else value
 
 
 def _refuse_constant(constant: str) -> NoReturn:
