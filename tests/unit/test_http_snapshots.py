@@ -312,3 +312,22 @@ def test_what_created_a_snapshot_is_in_attr(door: DoorClient) -> None:
     door.stub.outcomes["get_snapshot"] = a_snapshot(operation_uuid="o-1", memory=a_memory())
     attributes = door.get(f"{BASE}/get", **WHERE, name="origin")["data"]["attr"]
     assert (attributes["operation_uuid"], attributes["status"]) == ("o-1", "available")
+
+
+@pytest.mark.parametrize("call", ["delete", "rollback", "modify"])
+@pytest.mark.parametrize("name", ["x" * 257, "e\u0301" * 200, "x" * 100_000])
+def test_a_name_that_nothing_can_have_is_refused_before_it_is_noted_anywhere(
+    door: DoorClient, call: str, name: str
+) -> None:
+    desc = must_fail(door.post(f"{BASE}/{call}", identified(name=name)), ErrorCase.PARAMETER_MALFORMED)
+    assert desc == "name: expected at most 256 characters"
+    assert door.stub.asked == []
+
+
+def test_a_batch_and_its_words_are_bounded(door: DoorClient) -> None:
+    long_batch = identified(disk_snapshot_list=[ENTRY] * 257)
+    assert "at most 256 entries" in must_fail(door.post(BATCH, long_batch), ErrorCase.PARAMETER_MALFORMED)
+    for field in ("VolumeUuid", "SnapshotUuid", "DiskDrive"):
+        long_word = identified(disk_snapshot_list=[{**ENTRY, field: "x" * 257}])
+        assert "at most 256 characters" in must_fail(door.post(BATCH, long_word), ErrorCase.PARAMETER_MALFORMED)
+    assert door.stub.asked == []

@@ -16,6 +16,7 @@ from stillframe.http.transport import OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
 from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
 from support.http_door import (
+    ADMIN,
     ADMIN_KEY,
     CALLER,
     CLUSTER,
@@ -132,7 +133,18 @@ def test_a_long_batch_names_no_more_than_a_header_takes(door: DoorClient) -> Non
     assert named.split(", ") == [OTHER] * OPERATIONS_MAX_NAMED
 
 
-def test_a_cancel_does_not_wait_for_those_that_it_could_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (f"{TASK}/cancel", {"uuid": OPERATION}),
+        ("/v1/stillframe/key/revoke", {"key_id": ADMIN.key_id}),
+        ("/v1/stillframe/link/rotate", {}),
+        ("/v1/stillframe/tenant/set", {"tenant": "t"}),
+    ],
+)
+def test_what_ends_or_bounds_others_does_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, str]
+) -> None:
     """Every thread for mutating calls is taken."""
     monkeypatch.setattr(door_module, "ACTING_THREADS", 1)
     door = DoorClient()
@@ -152,11 +164,11 @@ def test_a_cancel_does_not_wait_for_those_that_it_could_end(monkeypatch: pytest.
             deleting = asyncio.create_task(client.post(f"{BASE}/delete", json=identified(name="a")))
             await asyncio.to_thread(begun.wait, 60)
             try:
-                cancelled = await asyncio.wait_for(client.post(f"{TASK}/cancel", json={"uuid": OPERATION}), 30)
+                answered = await asyncio.wait_for(client.post(path, json=body), 30)
             finally:
                 may_end.set()
                 await deleting
-        scode: int = cancelled.json()["scode"]
+        scode: int = answered.json()["scode"]
         return scode
 
     assert asyncio.run(both()) == 0

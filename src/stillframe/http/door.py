@@ -58,7 +58,10 @@ class Door:
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._looking)
 
     async def recall(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a use case that asks nothing but the database and our own files, and is done at once."""
+        """Run a use case that asks nothing but the database and our own files, and is done at once.
+
+        What stops a key is among them: it must not wait until tenants' long work lets it.
+        """
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._recalling)
 
     async def look_with_links(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, Links]:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 # integers beyond this are not exact in every JSON reader, and no page is there
 INTEGER_MAX = 1 << 53
 LABEL_MAX_CHARS = 256
+WORD_MAX_CHARS = 256  # of what names something that is there: longer ones cannot be
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
@@ -46,6 +47,13 @@ def _text(raw: str) -> str:
     if "\0" in raw:
         raise ValueError("text without NUL characters")
     return raw
+
+
+def _word(raw: str) -> str:
+    # it is kept with each attempt and said in answers and logs: whoever asks must not choose how much that is
+    if len(raw) > WORD_MAX_CHARS:
+        raise ValueError(f"at most {WORD_MAX_CHARS} characters")
+    return _text(raw)
 
 
 def _nfc(raw: str) -> str:
@@ -87,6 +95,7 @@ _UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _AS_UUID = Field(min_length=1, json_schema_extra={"format": "uuid", "pattern": f"^{_UUID_PATTERN}$"})
 _AS_UUID_OR_EMPTY = Field(json_schema_extra={"pattern": f"^({_UUID_PATTERN})?$"})
 _AS_TEXT = Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})
+_AS_WORD = Field(json_schema_extra={"pattern": r"^[^\u0000]*$", "maxLength": WORD_MAX_CHARS})
 _AS_LABEL = Field(
     json_schema_extra={
         "pattern": r"^[^\u0000-\u001f\u007f-\u009f\ufffe\uffff]*$",
@@ -96,7 +105,8 @@ _AS_LABEL = Field(
 Text = Annotated[str, _AS_TEXT, AfterValidator(_text)]
 # NFC: how names are stored, so that a name typed on another system finds them
 NameText = Annotated[Text, AfterValidator(_nfc)]
-ExistingName = Annotated[str, Field(min_length=1), _AS_TEXT, AfterValidator(_text), AfterValidator(_nfc)]
+Word = Annotated[str, _AS_WORD, AfterValidator(_word)]
+ExistingName = Annotated[str, Field(min_length=1), _AS_WORD, AfterValidator(_word), AfterValidator(_nfc)]
 Uuid = Annotated[str, _AS_UUID, AfterValidator(canonical_uuid)]
 UuidOrEmpty = Annotated[str, _AS_UUID_OR_EMPTY, AfterValidator(_uuid_or_empty)]
 # an id given by others: mostly a uuid, which compares in lower case

@@ -117,7 +117,7 @@ def _new(key: NewKey) -> NewKeyData:
 @needs(Need.ADMINISTER, "key create")
 async def create_key(body: KeyCreateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Make a key; it works from the very next request on."""
-    return answer(_new(await door.act(door.use_cases.create_key, body.spec, caller)))
+    return answer(_new(await door.recall(door.use_cases.create_key, body.spec, caller)))
 
 
 @router.get(f"{KEY}/list", operation_id="listKeys", responses=answers(KeyListData))
@@ -132,7 +132,7 @@ async def list_keys(params: Annotated[KeyListParams, Query()], door: DoorOf) -> 
 @needs(Need.ADMINISTER, "key revoke")
 async def revoke_key(body: KeyRevokeBody, door: DoorOf, caller: CallerOf) -> Response:
     """Stop a key; the very next request with it is refused."""
-    await door.act(door.use_cases.revoke_key, body.key_id, caller)
+    await door.recall(door.use_cases.revoke_key, body.key_id, caller)
     return answer()
 
 
@@ -140,7 +140,7 @@ async def revoke_key(body: KeyRevokeBody, door: DoorOf, caller: CallerOf) -> Res
 @needs(Need.ADMINISTER, "key rotate")
 async def rotate_key(body: KeyRotateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Make a key that takes an old one's place; the old one stops at once, or after `grace_s`."""
-    return answer(_new(await door.act(door.use_cases.rotate_key, body.key_id, body.grace_s or 0, caller)))
+    return answer(_new(await door.recall(door.use_cases.rotate_key, body.key_id, body.grace_s or 0, caller)))
 
 
 @router.post("/v1/stillframe/link/rotate", operation_id="rotateLinks", responses=acts())
@@ -148,5 +148,5 @@ async def rotate_key(body: KeyRotateBody, door: DoorOf, caller: CallerOf) -> Res
 async def rotate_links(body: LinkRotateBody, door: DoorOf, caller: CallerOf) -> Response:
     """Draw the secret of all signed links anew: every link that was given out stops."""
     del body
-    await door.act(door.use_cases.rotate_links, caller)
+    await door.recall(door.use_cases.rotate_links, caller)
     return answer()

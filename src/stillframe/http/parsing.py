@@ -210,6 +210,8 @@ def _expected(error: Mapping[str, Any]) -> str:
         return f"at least {ctx['ge']}"
     if kind == "less_than_equal":
         return f"at most {ctx['le']}"
+    if kind == "too_long":
+        return f"at most {ctx['max_length']} entries"
     if kind == "string_pattern_mismatch":
         return f"text that matches {ctx['pattern']}"
     return _EXPECTED.get(kind, str(error["msg"]))

@@ -28,9 +28,12 @@ from stillframe.http.fields import (
     Text,
     Uuid,
     UuidOrEmpty,
+    Word,
     one_of_or_empty,
 )
 from stillframe.operations.requests import Caller, DiskRef, GuestSpec, VmQuery, VmRef
+
+ENTRIES_MAX = 256  # more disks than a virtual machine has; each is an operation of its own
 
 # the rules for new names and descriptions (domain/rules.py), once more for the document
 NEW_NAME = r"^(?!head$)[^/\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
@@ -192,9 +195,9 @@ class DeleteBody(ComputeIdentifier):
 class DiskEntry(Body):
     """The seed's DiskSnapshotInfo. Contents are judged one by one: a wrong uuid fails its own entry only."""
 
-    VolumeUuid: Annotated[Text, Field(description="The volume's uuid.")]
-    SnapshotUuid: Annotated[Text, Field(description="The uuid of that volume's snapshot.")]
-    DiskDrive: Annotated[Text, Field(description='The disk\'s place in the virtual machine, such as "vda".')]
+    VolumeUuid: Annotated[Word, Field(description="The volume's uuid.")]
+    SnapshotUuid: Annotated[Word, Field(description="The uuid of that volume's snapshot.")]
+    DiskDrive: Annotated[Word, Field(description='The disk\'s place in the virtual machine, such as "vda".')]
 
     @property
     def ref(self) -> DiskRef:
@@ -203,7 +206,12 @@ class DiskEntry(Body):
 
 class VolumeRollbackBody(ComputeIdentifier):
     disk_snapshot_list: Annotated[
-        list[DiskEntry], Field(min_length=1, description="The disks to roll back, each to one of its snapshots.")
+        list[DiskEntry],
+        Field(
+            min_length=1,
+            max_length=ENTRIES_MAX,
+            description="The disks to roll back, each to one of its snapshots.",
+        ),
     ]
 
 

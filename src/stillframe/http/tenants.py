@@ -90,7 +90,7 @@ def _data(use: TenantUse) -> TenantUseData:
 @needs(Need.ADMINISTER, "tenant set")
 async def set_tenant(body: TenantSetBody, door: DoorOf, caller: CallerOf) -> Response:
     """Say what a tenant may use; replaces all that was said before. What it has already stays."""
-    await door.act(door.use_cases.set_tenant, body.limits, caller)
+    await door.recall(door.use_cases.set_tenant, body.limits, caller)
     return answer()
 
 
