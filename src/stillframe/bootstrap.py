@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 # a thread that asks for the interpreter gets it within this time; the default of 5 ms would lengthen guests' pauses
 _SWITCH_INTERVAL_S = 0.0005
+_LOCK_WAIT_S = 0.5
 
 
 class StateInUseError(Exception):
@@ -258,10 +260,17 @@ def only_one_on(settings: Settings) -> Iterator[None]:
         StateInUseError: another one is there.
     """
     with settings.lock_file.open("a", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateInUseError from error
+        give_up_at = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                # a command that looks whether a service runs has it for an instant
+                if time.monotonic() > give_up_at:
+                    raise StateInUseError from error
+                time.sleep(_LOCK_WAIT_S / 10)
+            else:
+                break
         yield
 
 

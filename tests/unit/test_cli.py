@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -46,11 +47,34 @@ def door(served: tuple[DoorClient, str]) -> DoorClient:
     return door
 
 
+@contextmanager
+def held(state: Path) -> Iterator[None]:
+    """The state directory is a running service's."""
+    with (state / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture
-def state(served: tuple[DoorClient, str], tmp_path: Path) -> Path:
+def state(served: tuple[DoorClient, str], tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "service.json").write_text(json.dumps({"url": served[1], "pid": 1}))
     (tmp_path / "admin.key").write_text(f"{ADMIN_KEY}\n")
-    return tmp_path
+    with held(tmp_path):
+        yield tmp_path
+
+
+def test_who_listens_where_a_killed_service_was_is_not_given_the_key(
+    run: Run, served: tuple[DoorClient, str], tmp_path: Path
+) -> None:
+    door, url = served
+    door.stub.__init__()  # type: ignore[misc]
+    (tmp_path / "service.json").write_text(json.dumps({"url": url, "pid": 1}))
+    (tmp_path / "admin.key").write_text(f"{ADMIN_KEY}\n")
+    (tmp_path / "lock").touch()
+    result = run("vm", "list", "--state", tmp_path)
+    assert (result.code, result.out) == (3, "")
+    assert "was killed" in result.err
+    assert door.stub.asked == []
 
 
 @pytest.fixture
@@ -185,7 +209,8 @@ def test_another_server_on_that_port(run: Run, tmp_path: Path, command: tuple[st
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         (tmp_path / "service.json").write_text(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}))
-        result = run(*command, "--state", tmp_path)
+        with held(tmp_path):
+            result = run(*command, "--state", tmp_path)
         server.shutdown()
         thread.join()
     assert result.code == 1

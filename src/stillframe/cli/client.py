@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import ssl
@@ -38,6 +39,9 @@ def call(settings: Settings, method: str, path: str, **arguments: Any) -> Any:
         CliError: no service runs (exit 3), or it answered with an error or not at all (exit 1).
     """
     told = service_address(settings)
+    # one that was killed leaves its word behind, and whoever listens at its address now would be given the key
+    if not _is_held(settings.lock_file):
+        raise _no_service(settings.state, "the one that ran was killed", "之前的服务已被终止")
     headers, why_no_key = _api_key(settings)
     timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
@@ -89,6 +93,18 @@ def service_address(settings: Settings) -> Address:
     if not isinstance(address.url, str) or not address.url.startswith(("http://", "https://")):
         raise _no_service(settings.state, f"{file} names no address", f"{file} 中没有服务地址")
     return address
+
+
+def _is_held(lock: Path) -> bool:
+    """A service runs on the state directory. Asked for shared, and for an instant: see ``only_one_on``."""
+    try:
+        with lock.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _api_key(settings: Settings) -> tuple[dict[str, str], str]:
