@@ -33,7 +33,7 @@ from stillframe.domain.errors import ErrorCase, StillframeError
 from stillframe.domain.findings import Finding, FindingKind
 from stillframe.http.app import create_app
 from stillframe.http.server import server_config
-from stillframe.listening import local_url, split_listen, why_not_listen, write_secret
+from stillframe.listening import local_url, split_listen, why_not_kept, why_not_listen, write_secret
 from stillframe.operations.doctor import Doctor, Report, untrusted
 from stillframe.operations.log_keeper import LogKeeper
 from stillframe.operations.moments import Watch, unwatched
@@ -149,6 +149,9 @@ def serve(settings: Settings, watch: Watch = unwatched) -> int:
         return 2
     try:
         settings.state.mkdir(parents=True, exist_ok=True, mode=0o711)
+        if refusal := why_not_kept(settings.state):
+            print(refusal, file=sys.stderr)  # noqa: T201 -- see above
+            return 2
         with only_one_on(settings):
             return _serve(settings, host, port, watch)
     except StillframeError as error:
@@ -309,6 +312,8 @@ def _announce(settings: Settings, host: str, port: int) -> None:
     temporary = settings.service_file.with_suffix(".tmp")
     certificate = str(settings.tls_certificate.resolve()) if settings.tls_certificate else ""
     told = {"url": url, "pid": os.getpid(), "certificate": certificate}
-    temporary.write_text(json.dumps(told), encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:  # never through a link
+        json.dump(told, file)
     temporary.replace(settings.service_file)
     log.info("listening on %s", url)

@@ -1,10 +1,11 @@
-"""Where the service may listen, and the one secret that it writes to a file for its owner."""
+"""Where the service may listen and keep its state, and the one secret that it writes to a file for its owner."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import ssl
+import stat
 from pathlib import Path
 
 from stillframe.settings import Settings
@@ -58,6 +59,24 @@ def _why_no_tls(certificate: Path, key: Path) -> str:
             f"拒绝：{certificate} 与 {key} 不是可读取的未加密 PEM 证书和密钥"
         )
     return ""
+
+
+def why_not_kept(state: Path) -> str:
+    """Why the service does not work on this directory, in both languages; empty when it does.
+
+    Who may write there may put another database, or another key, in the place of ours.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    mode = stat.S_IMODE(state.stat().st_mode)
+    if not mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return ""
+    return (
+        f"refused: others may write into {state} (mode {mode:04o}), and so replace the keys and the database; "
+        f"take that from them: chmod go-w {state}\n"
+        f"拒绝：其他用户可以写入 {state}（权限 {mode:04o}），因而能替换密钥和数据库；请执行 chmod go-w {state}"
+    )
 
 
 def local_url(scheme: str, host: str, port: int) -> str:

@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PORT_MAX = 65535
 
 
 def _default_state_dir() -> Path:
@@ -41,7 +43,10 @@ class Settings(BaseSettings):
     )
     link_lifetime_s: int = Field(3600, ge=60, description="How long a signed link, such as screenshot_url, is good.")
     log_retention_days: int = Field(
-        365, ge=0, le=36500, description="After how many days lines of the operation log are removed; 0: never."
+        365,
+        ge=0,
+        le=36500,
+        description="After how many days lines of the operation log, and tasks that have ended, are removed; 0: never.",
     )
     connect: str = Field(
         "", description="libvirt URI; empty: qemu:///system, or the embedded driver where no libvirt daemon answers."
@@ -87,7 +92,9 @@ class Settings(BaseSettings):
     max_snapshots: int = Field(
         1024, ge=1, description="Most snapshots of a virtual machine, where its tenant has no limit of its own."
     )
-    max_operations: int = Field(64, ge=1, description="Most operations under way at a time, on the whole host.")
+    max_operations: int = Field(
+        64, ge=1, le=1000, description="Most operations under way at a time, on the whole host."
+    )
     max_operations_per_tenant: int = Field(32, ge=1, description="The same, of one tenant.")
     image_directories: str = Field(
         "/var/lib/libvirt/images",
@@ -113,6 +120,14 @@ class Settings(BaseSettings):
         30, ge=0, description="Longest wait for requests under way when the service is told to stop."
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, raw: str) -> str:
+        host, _, port = raw.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > _PORT_MAX:
+            raise ValueError("expected an address and a port, such as 127.0.0.1:8080 or [::1]:8080")
+        return raw
 
     @property
     def database_path(self) -> Path:

@@ -229,6 +229,22 @@ class TestAppendOnly:
             self.must_refuse(metadata, f"UPDATE operation_log SET {change}", "never changed")  # noqa: S608 -- our own
         assert page(metadata) == [line]
 
+    def test_a_line_cannot_be_put_in_anothers_place(self, metadata: SqlMetadata) -> None:
+        """Each database has its own words for it."""
+        (line,) = appended(metadata, a_line(scode=25002))
+        columns = 'id, at, who, address, tenant, call, vm_uuid, vm_name, mark, snapshot, scode, "desc", duration_ms, operation_uuid, uuid'
+        rows = f"SELECT {columns.replace('scode', '0')} FROM operation_log"  # noqa: S608 -- our own
+        moved = rows.replace("SELECT id", "SELECT id + 1000")
+        if metadata._engines.writer.dialect.name == "sqlite":
+            for source in (rows, moved):
+                self.must_refuse(
+                    metadata, f"INSERT OR REPLACE INTO operation_log ({columns}) {source}", "never changed"
+                )
+        for source, key in ((rows, "id"), (moved, "uuid")):
+            upsert = f"{source} WHERE true ON CONFLICT ({key}) DO UPDATE SET scode = 0"
+            self.must_refuse(metadata, f"INSERT INTO operation_log ({columns}) {upsert}", "never changed")
+        assert page(metadata) == [line]
+
     def test_young_lines_cannot_be_removed_and_keep_the_old_ones_of_the_same_statement(
         self, metadata: SqlMetadata
     ) -> None:

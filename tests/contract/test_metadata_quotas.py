@@ -42,9 +42,9 @@ def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Metadat
         yield opened
 
 
-def begin(metadata: Metadata, vm_uuid: str = VM, tenant: str = "t1") -> str:
+def begin(metadata: Metadata, vm_uuid: str = VM, tenant: str = "t1", slot: Slot = Slot.EXCLUSIVE) -> str:
     row = OperationRow(
-        str(uuid4()), vm_uuid, Slot.EXCLUSIVE, "create", OperationState.PLANNING, "", (), 1, None, "", tenant=tenant
+        str(uuid4()), vm_uuid, slot, "create", OperationState.PLANNING, "", (), 1, None, "", tenant=tenant
     )
     with metadata.write() as tx:
         tx.journal.open(row)
@@ -162,7 +162,7 @@ def test_of_many_that_race_as_many_get_in_as_fit(metadata: Metadata) -> None:
 def test_how_many_are_under_way(metadata: Metadata) -> None:
     begin(metadata, "a", "t1")
     ended = begin(metadata, "b", "t1")
-    begin(metadata, "c", "t2")
+    begin(metadata, "c", "t2", slot=Slot.MEMORY)
     with metadata.read() as tx:
         assert tx.quotas.busy("t1") == (2, 3)
     end(metadata, ended, OperationState.DONE)

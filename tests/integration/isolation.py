@@ -179,7 +179,7 @@ ENTRIES: dict[str, Entry] = {
             "after": Kind.LINE_AFTER,
         },
     ),
-    "getTenantUsage": Entry(Need.LOOK, {"tenant": Kind.TENANT_LABEL}),
+    "getTenantUsage": Entry(Need.LOOK, {"tenant": Kind.TENANT_LABEL, "after": Kind.TENANT_LABEL}),
     "setTenant": Entry(Need.ADMINISTER, {"tenant": Kind.TENANT_NAME}, {"max_snapshots": 100}),
     "getVersion": Entry(Need.LOOK),
     "assignVm": Entry(

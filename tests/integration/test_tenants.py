@@ -130,6 +130,34 @@ def test_a_machine_that_moves_takes_everything_along(take: Take) -> None:
     use = {row["tenant"]: row for row in service.get("/v1/stillframe/tenant/usage")["list"]}
     assert use["to"]["snapshots"] == 1
     assert "from" not in use
+    assert vm.get("s")["tenant"] == vm.get("s")["tenant_name"] == "to", "whose it was is not the new one's to know"
+
+
+def test_an_assignment_that_was_not_noted_is_noted_at_the_next_start(take: Take) -> None:
+    """As of a service that was ended between libvirt and its own rows, or by hand."""
+    vm = take("small")
+    service = vm.service
+    assign(vm, "noted")
+    vm.create("s")
+    service.stop()
+    offline(service, ("assign", vm.uuid, "unnoted"))
+    service.start()
+    use = {row["tenant"]: row["snapshots"] for row in service.get("/v1/stillframe/tenant/usage")["list"]}
+    assert use["unnoted"] == 1
+    assert "noted" not in use
+
+
+def test_usage_comes_in_pages(take: Take) -> None:
+    service = take("small").service
+    for name in ("page-c", "page-a", "page-b"):
+        service.post("/v1/stillframe/tenant/set", tenant=name, max_snapshots=1)
+    seen: list[str] = []
+    after = "page-"
+    for _ in range(2):
+        page = service.get("/v1/stillframe/tenant/usage", after=after, limit="2")
+        seen += [row["tenant"] for row in page["list"] if row["tenant"].startswith("page-")]
+        after = page["next"] or after
+    assert seen == ["page-a", "page-b", "page-c"]
 
 
 def test_a_key_works_at_once_and_stops_at_once(service: Service) -> None:
@@ -149,6 +177,19 @@ def test_keys_outlive_a_restart_and_the_first_one_stays(service: Service) -> Non
     assert get(service, "/v1/compute/list", headers)["scode"] == 0
     assert (service.state / "admin.key").read_text() == first
     assert (service.state / "admin.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_key_that_commands_use_is_replaced_where_they_find_it() -> None:
+    with running_service() as service:
+        kept = service.state / "admin.key"
+        first = kept.read_text().strip()
+        other = service.post("/v1/stillframe/key/create", role="administrator")
+        service.cli("key", "rotate", other["key_id"])
+        assert kept.read_text().strip() == first, "another key's end is none of its business"
+        printed = service.cli("key", "rotate", first.split("_")[1]).strip()
+        assert kept.read_text().strip() == printed != first
+        assert kept.stat().st_mode & 0o777 == 0o600
+        assert printed.split("_")[1] in service.cli("key", "list")
 
 
 def test_a_link_opens_its_picture_without_a_key_and_nothing_else(take: Take) -> None:

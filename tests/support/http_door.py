@@ -27,7 +27,7 @@ from stillframe.operations.doctor import Report
 from stillframe.operations.keys import KeyPage, NewKey
 from stillframe.operations.links import LinkSigner
 from stillframe.operations.log import LogPage
-from stillframe.operations.quotas import TenantUse
+from stillframe.operations.quotas import TenantPage, TenantUse
 from stillframe.operations.refusals import RefusedCall
 from stillframe.operations.requests import Caller, Cluster, SnapshotPage, VmPage
 from stillframe.operations.tasks import Task, TaskPage, TaskState
@@ -129,7 +129,9 @@ class StubUseCases(UseCases):
             "create_key": NewKey(a_key(), "sfk_new"),
             "rotate_key": NewKey(a_key(), "sfk_new"),
             "list_keys": KeyPage((a_key(),), ""),
-            "tenant_use": [TenantUse(TenantLimits(TENANT, space_bytes=1 << 30), Used(snapshots=3), True, 1 << 30, 7)],
+            "tenant_use": TenantPage(
+                (TenantUse(TenantLimits(TENANT, space_bytes=1 << 30), Used(snapshots=3), True, 1 << 30, 7),), ""
+            ),
             "create": a_snapshot(),
             "rollback": a_snapshot(),
             "rollback_volumes": lambda ref, entries, caller: entries,

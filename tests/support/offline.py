@@ -19,10 +19,12 @@ from support.service import Service, Vm
 _PROGRAM = """
 import json, sys
 from stillframe.adapters.libvirt.connection import Connection
+from stillframe.adapters.libvirt.inventory import LibvirtInventory
 connection = Connection(sys.argv[1], call_timeout_s=120)
 connection.open()
+acts = json.load(sys.stdin)
 def act(conn):
-    for what, *words in json.load(sys.stdin):
+    for what, *words in acts:
         if what == "define":
             conn.defineXML(words[0])
         elif what == "rename":
@@ -30,6 +32,9 @@ def act(conn):
         elif what == "undefine":
             conn.lookupByUUIDString(words[0]).undefine()
 connection.call("prepare domains", act)
+for what, *words in acts:
+    if what == "assign":
+        LibvirtInventory(connection).assign(words[0], words[1], "", "")
 connection.close()
 """
 _GUEST_IMAGE = Path(sys.prefix) / "share" / "stillframe" / "guest"
@@ -40,7 +45,9 @@ TICK_US = 40_000
 
 
 def offline(service: Service, *acts: Sequence[str]) -> None:
-    """Do these on the embedded driver: ("define", xml), ("rename", uuid, name), ("undefine", uuid)."""
+    """Do these on the embedded driver: ("define", xml), ("rename", uuid, name), ("undefine", uuid),
+    ("assign", uuid, tenant).
+    """
     command = [sys.executable, "-c", _PROGRAM, service.connect]
     done = subprocess.run(command, input=json.dumps(acts), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

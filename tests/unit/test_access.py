@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter
+from pydantic import ValidationError
 
 from stillframe.domain.access import Need, Principal, Role
 from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.http.links import SCREENSHOT_PATH
 from stillframe.http.parsing import StrictRoute
-from stillframe.listening import local_url, why_not_listen, write_secret
+from stillframe.listening import local_url, why_not_kept, why_not_listen, write_secret
 from stillframe.settings import Settings
 from support.http_door import TENANT, VM, DoorClient, as_envelope, identified, must_fail, refused
 
@@ -77,6 +79,19 @@ def test_a_key_is_judged_before_the_body_is_read(door: DoorClient) -> None:
     must_fail(as_envelope(response), ErrorCase.NOT_AUTHENTICATED)
 
 
+def test_a_key_that_stops_while_its_body_is_sent_is_refused(door: DoorClient) -> None:
+    """Its beginning came while the key worked, and its end only after it was stopped."""
+
+    class Stops(dict[str, Principal]):
+        def __getitem__(self, text: str) -> Principal:
+            return self.pop(text)
+
+    door.stub.principals = Stops(operator=Principal("0" * 12, Role.OPERATOR, TENANT))
+    response = door.request("POST", f"{SNAPSHOTS}/delete", key="operator", json=identified(name="a"))
+    must_fail(as_envelope(response), ErrorCase.NOT_AUTHENTICATED)
+    assert door.stub.asked == []
+
+
 def test_a_reader_may_look_and_change_nothing(door: DoorClient) -> None:
     looked = door.request("GET", f"{SNAPSHOTS}/tree", key="reader", params=WHERE)
     assert as_envelope(looked)["scode"] == 0
@@ -118,6 +133,13 @@ def test_a_tenants_no_such_thing_takes_as_long_whatever_was_found_out(door: Door
         must_fail(as_envelope(response), ErrorCase.VM_UNKNOWN)
         assert response.elapsed.total_seconds() >= 0.05
     assert len(door.stub.viewers) == 2
+
+
+def test_a_picture_that_is_not_a_tenants_takes_as_long_as_one_that_is_not_there(door: DoorClient) -> None:
+    door.stub.outcomes["screenshot"] = refused(ErrorCase.SNAPSHOT_UNKNOWN)
+    response = door.request("GET", f"{SCREENSHOT_PATH}/{VM}.png", key="reader")
+    must_fail(as_envelope(response), ErrorCase.SNAPSHOT_UNKNOWN)
+    assert response.elapsed.total_seconds() >= 0.05
 
 
 def test_a_call_that_declares_nothing_cannot_be_routed() -> None:
@@ -167,6 +189,7 @@ def test_keys_are_shown_once(door: DoorClient) -> None:
         {"role": "reader", "tenant": "a\nb"},
         {"role": "reader", "tenant": "t", "expires_at": 0},
         {"role": "reader", "tenant": "t", "expires_at": "soon"},
+        {"role": "reader", "tenant": "t", "expires_at": 253_402_300_800},
     ],
 )
 def test_odd_keys_are_not_made(door: DoorClient, body: dict[str, Any]) -> None:
@@ -227,3 +250,20 @@ def test_a_secret_is_not_written_through_somebodys_link(tmp_path: Path) -> None:
     (tmp_path / "admin.new").symlink_to(target)
     write_secret(tmp_path / "admin.key", "new")
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "refused"), [(0o700, False), (0o711, False), (0o755, False), (0o775, True), (0o777, True)]
+)
+def test_a_state_directory_that_others_may_write_into_is_refused(tmp_path: Path, mode: int, refused: bool) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(mode)
+    refusal = why_not_kept(state)
+    assert ("chmod go-w" in refusal) is refused
+
+
+@pytest.mark.parametrize("listen", ["foo", ":8080", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", "[::1]"])
+def test_what_is_no_address_is_a_wrong_setting(listen: str) -> None:
+    with pytest.raises(ValidationError, match="expected an address and a port"):
+        Settings(listen=listen)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
-from stillframe.http.door import ACTING_THREADS, LOOKING_THREADS
+from stillframe.http.door import LOOKING_THREADS, SPARE_ACTING_THREADS
 from support.http_door import ADMIN_KEY, CLUSTER, VM, DoorClient, an_info, as_envelope, identified, must_fail, refused
 
 BASE = "/v1/compute/vsd/snapshot"
@@ -125,10 +125,18 @@ def test_other_content_types_are_refused(door: DoorClient, content_type: str) ->
     assert must_fail(envelope, ErrorCase.PARAMETER_MALFORMED).startswith("Content-Type: expected application/json")
 
 
-def test_a_content_type_may_have_parameters_and_repeated_keys_end_with_the_last(door: DoorClient) -> None:
-    raw = f'{{"name": "a", "compute_uuid": "{VM}", "name": "b"}}'.encode()
+def test_a_content_type_may_have_parameters(door: DoorClient) -> None:
+    raw = f'{{"compute_uuid": "{VM}", "name": "b"}}'.encode()
     door.post_raw(f"{BASE}/delete", raw, "Application/JSON; charset=utf-8")
     assert door.stub.asked[0][2] == "b"
+
+
+@pytest.mark.parametrize("again", ['"name": "b"', '"x": [{"name": 1, "name": 1}]', '"n\\u0061me": "b"'])
+def test_a_key_that_is_given_twice_is_refused(door: DoorClient, again: str) -> None:
+    raw = f'{{"name": "a", "compute_uuid": "{VM}", {again}}}'.encode()
+    desc = must_fail(door.post_raw(f"{BASE}/delete", raw, "application/json"), ErrorCase.PARAMETER_MALFORMED)
+    assert "'name' is given repeatedly" in desc
+    assert door.stub.asked == []
 
 
 def test_a_crash_tells_the_client_an_id_and_the_log_everything(
@@ -218,7 +226,7 @@ def test_long_mutations_leave_reads_alone(door: DoorClient) -> None:
 
     async def crowd() -> int:
         async with _client(door) as client, anyio.create_task_group() as group:
-            for _ in range(ACTING_THREADS + 5):
+            for _ in range(door.settings.max_operations + SPARE_ACTING_THREADS + 5):
                 group.start_soon(lambda: client.post(f"{BASE}/delete", json=identified(name="a")))
             await anyio.sleep(0.2)
             with anyio.fail_after(10):

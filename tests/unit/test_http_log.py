@@ -196,11 +196,16 @@ def test_what_a_use_case_did_not_write_a_line_about_is_noted(door: DoorClient, e
 def test_what_went_well_or_changes_nothing_is_not_noted(door: DoorClient) -> None:
     assert door.post(CREATE, identified(name="a"))["scode"] == 0
     must_fail(door.get(f"{BASE}/list"), ErrorCase.PARAMETER_MISSING)
-    must_fail(as_envelope(door.request("GET", "/v1/stillframe/key/list", key="reader")), ErrorCase.NOT_ALLOWED)
     must_fail(door.post(f"{BASE}/nothing", {}), ErrorCase.CALL_UNKNOWN)
     must_fail(door.get(CREATE), ErrorCase.CALL_UNKNOWN)
     assert door.request("HEAD", CREATE).status_code == 200
     assert door.stub.noted == []
+
+
+def test_who_asks_to_see_what_it_may_not_is_noted(door: DoorClient) -> None:
+    must_fail(as_envelope(door.request("GET", "/v1/stillframe/key/list", key="reader")), ErrorCase.NOT_ALLOWED)
+    noted = the_one(door)
+    assert (noted.principal, noted.call, noted.case) == (READER, "", ErrorCase.NOT_ALLOWED)
 
 
 def test_a_stranger_is_noted_whatever_it_asks_for_and_what_it_sends_is_not_looked_at(door: DoorClient) -> None:

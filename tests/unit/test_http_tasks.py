@@ -146,8 +146,8 @@ def test_what_ends_or_bounds_others_does_not_wait_for_them(
     monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, str]
 ) -> None:
     """Every thread for mutating calls is taken."""
-    monkeypatch.setattr(door_module, "ACTING_THREADS", 1)
-    door = DoorClient()
+    monkeypatch.setattr(door_module, "SPARE_ACTING_THREADS", 0)
+    door = DoorClient(max_operations=1)
     begun, may_end = threading.Event(), threading.Event()
 
     def delete(*_arguments: Any) -> None:

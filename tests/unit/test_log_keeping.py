@@ -19,7 +19,9 @@ from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.operations.log_keeper import DAY_S, KEPT_LINES, SILENCE_S, LogKeeper, seconds_since_boot
 from stillframe.operations.refusals import SOURCES_MAX, WINDOW_S, Refusals, RefusedCall
+from stillframe.operations.rows import About, new_row
 from stillframe.ports.log import LogFilter, LogLine
+from stillframe.ports.metadata import ACTIVE_STATES, OperationFilter, OperationState, Slot
 from support.service import eventually
 
 if TYPE_CHECKING:
@@ -151,6 +153,12 @@ def test_who_comes_too_often_shares_lines_by_key_and_stays_its_tenants(
     assert all((line.tenant, line.desc[:7]) == ("t1", "49 more") for line in counted)
 
 
+def test_who_asks_to_see_what_it_may_not_shares_lines_too(world: World, refusals: Refusals) -> None:
+    for _ in range(50):
+        refusals.note(RefusedCall(READER, "::1", "", ErrorCase.NOT_ALLOWED, "a reader's"))
+    assert [(line.who, line.tenant) for line in lines(world)] == [(READER.key_id, "t1")]
+
+
 def test_among_too_many_hasty_keys_nobodys_tenant_is_told_of_the_others(
     world: World, refusals: Refusals, clocks: Clocks
 ) -> None:
@@ -220,6 +228,29 @@ def test_lines_beyond_the_retention_go_at_the_start_and_once_a_day(
     fill(world, 0)
     assert keeper.look() == 1
     assert ages(world) == [0, 1, 2, 29]
+
+
+def test_tasks_that_have_ended_go_with_the_lines_and_no_others(world: World, keeper: LogKeeper, clocks: Clocks) -> None:
+    """The newest two stay as the newest lines do."""
+    fill(world, 0)
+    about = About("vm")
+    with world.metadata.write() as tx:
+        for number, state in enumerate(OperationState):
+            for days in (40, 31, 29):
+                clocks.at -= days * DAY_S
+                row = new_row(world, about, Slot.EXCLUSIVE, "create")
+                clocks.at += days * DAY_S
+                active = state in ACTIVE_STATES
+                row = replace(row, vm_uuid=f"vm {number} {days}", state=state, steps_done=("a",))
+                tx.journal.open(row if active else replace(row, ended_at=row.started_at + 1))
+    keeper.look()
+    with world.metadata.read() as tx:
+        left = tx.journal.page(OperationFilter(limit=1000))
+    ended = (OperationState.DONE, OperationState.UNDONE, OperationState.REFUSED)
+    kept = {row.state for row in left if row.started_at < clocks.at - 30 * DAY_S}
+    assert kept == set(OperationState) - set(ended)
+    assert {row.state for row in left if row.started_at > clocks.at - 30 * DAY_S} == set(OperationState)
+    assert all(row.steps_done == ("a",) for row in left)
 
 
 def test_many_lines_go_in_short_transactions(world: World, keeper: LogKeeper, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from stillframe.cli.client import call
-from stillframe.cli.plain import State, moment, printable, service_at, table
+from stillframe.cli.plain import State, every, moment, printable, service_at, table
+from stillframe.listening import write_secret
+from stillframe.settings import Settings
 
 KEY = "/v1/stillframe/key"
 _DAY_S = 86400
-_PAGE_ROWS = 1000
 
 key = typer.Typer(help="Keys: who may call the service.", no_args_is_help=True)
 link = typer.Typer(help="Signed links, such as those of screenshots.", no_args_is_help=True)
@@ -47,15 +48,7 @@ def list_keys(
     as_json: AsJson = False,
 ) -> None:
     """Show every key, newest first, without its secret."""
-    service = service_at(state)
-    rows: list[dict[str, Any]] = []
-    after = ""
-    while True:
-        page = call(service, "GET", f"{KEY}/list", params={"tenant": tenant, "after": after, "limit": _PAGE_ROWS})
-        rows += page["list"]
-        after = page["next"]
-        if not after:
-            break
+    rows = every(service_at(state), f"{KEY}/list", {"tenant": tenant})
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
@@ -77,9 +70,20 @@ def rotate_key(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key that takes an old one's place, and print it."""
-    body = {"key_id": key_id, "grace_s": grace_s}
-    _print_new(call(service_at(state), "POST", f"{KEY}/rotate", json=body), as_json)
+    """Make a key that takes an old one's place, and print it. In admin.key it takes that place as well."""
+    service = service_at(state)
+    new = call(service, "POST", f"{KEY}/rotate", json={"key_id": key_id, "grace_s": grace_s})
+    _print_new(new, as_json)
+    if key_id in _kept_key(service).split("_"):
+        write_secret(service.key_file, new["api_key"])
+
+
+def _kept_key(service: Settings) -> str:
+    """The key that the state directory keeps for commands; "" where there is none that we may read."""
+    try:
+        return service.key_file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 @link.command("rotate")

@@ -17,6 +17,8 @@ from stillframe.settings import Settings
 
 EXIT_USAGE = 2
 _KIB = 1024
+_PAGE_ROWS = 1000
+_MOMENT_MAX = 253_402_300_799  # the end of the year 9999
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 State = Annotated[
@@ -61,6 +63,18 @@ def uuid_of(service: Settings, machine: str) -> str:
     )
 
 
+def every(service: Settings, path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every row of a list that comes in pages."""
+    rows: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = call(service, "GET", path, params={**query, "after": after, "limit": _PAGE_ROWS})
+        rows += page["list"]
+        after = page["next"]
+        if not after:
+            return rows
+
+
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Aligned columns; wide characters count twice."""
     shown = [[printable(cell) for cell in row] for row in rows]
@@ -72,6 +86,8 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def moment(at_s: int) -> str:
+    if at_s > _MOMENT_MAX:
+        return "after the year 9999"
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stillframe.cli.client import call
-from stillframe.cli.plain import State, human_bytes, service_at, table
+from stillframe.cli.plain import State, every, human_bytes, service_at, table
 
 TENANT = "/v1/stillframe/tenant"
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]i?B?|B)?", re.IGNORECASE)
@@ -79,8 +79,7 @@ def usage(
 
 
 def _usage(state: Any, name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = call(service_at(state), "GET", f"{TENANT}/usage", params={"tenant": name})["list"]
-    return rows
+    return every(service_at(state), f"{TENANT}/usage", {"tenant": name})
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -60,13 +60,26 @@ class Gate:
             return
         if len(keys) != 1:
             raise Refused(ErrorCase.NOT_AUTHENTICATED, f"{len(keys)} ApiKey headers; expected one")
-        (raw,) = keys
-        text = raw.decode("latin-1").strip() if len(raw) <= _KEY_MAX_BYTES else ""
-        principal = await anyio.to_thread.run_sync(self._authenticate, text, limiter=self._threads)
+        principal = await self._prove(keys[0])
         # also for one that is turned away: whose attempt it was is known
         scope[PRINCIPAL] = principal
         if principal.bound is not None:
             self._throttle.check(principal.key_id)
+
+    async def admit_again(self, scope: Scope) -> None:
+        """The same, of a request that has been waited for since: its key may have stopped meanwhile.
+
+        Raises:
+            Refused: NOT_AUTHENTICATED.
+            Failed: STORAGE_FAILED, when the keys cannot be read.
+        """
+        keys = [value for name, value in scope["headers"] if name == _HEADER]
+        if keys:
+            scope[PRINCIPAL] = await self._prove(keys[0])
+
+    async def _prove(self, raw: bytes) -> Principal:
+        text = raw.decode("latin-1").strip() if len(raw) <= _KEY_MAX_BYTES else ""
+        return await anyio.to_thread.run_sync(self._authenticate, text, limiter=self._threads)
 
 
 def needs(need: Need, call: str = "") -> Callable[[E], E]:
@@ -122,13 +135,14 @@ def check_allowed(scope: Scope, need: Need | None) -> None:
         principal.check(need)
 
 
-async def level(scope: Scope, case: ErrorCase) -> None:
+async def level(scope: Scope, case: ErrorCase, hiding: frozenset[ErrorCase] = _HIDING) -> None:
     """Let a tenant's "no such …" go at the next full twentieth of a second since its request came.
 
-    How long it took to find out would tell whether there is one that belongs to another tenant.
+    How long it took to find out would tell whether there is one that belongs to another tenant. ``hiding``: which cases
+    tell that something does not exist for it.
     """
     principal: Principal | None = scope.get(PRINCIPAL)
-    if principal is not None and principal.bound is not None and case in _HIDING:
+    if principal is not None and principal.bound is not None and case in hiding:
         await anyio.sleep(-(time.monotonic() - scope[BEGUN]) % _LEVEL_S)
 
 

@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 LOOKING_THREADS = 16
 RECALLING_THREADS = 8
-# A VM has one operation at a time and the rest is refused at once: this bounds how many VMs work in parallel.
-ACTING_THREADS = 64
+# beside those whose operations are under way: who comes on top is told so instead of waiting for one of them to end
+SPARE_ACTING_THREADS = 16
 
 _OPERATION_ID = {
     "description": "The operations that the call began, comma-separated, of a long batch the first "
@@ -51,7 +51,7 @@ class Door:
         self.settings = settings
         self._looking = anyio.CapacityLimiter(LOOKING_THREADS)
         self._recalling = anyio.CapacityLimiter(RECALLING_THREADS)
-        self._acting = anyio.CapacityLimiter(ACTING_THREADS)
+        self._acting = anyio.CapacityLimiter(settings.max_operations + SPARE_ACTING_THREADS)
 
     async def look(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a reading use case."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, field_validator
 from stillframe.domain.access import KEY_ID_CHARS, Need, Role
 from stillframe.http.access import API_KEY, needs
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers, follow_with_body
-from stillframe.http.fields import INTEGER_MAX, Label, query_integer
+from stillframe.http.fields import Label, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import Body
 from stillframe.operations.keys import KeySpec, NewKey
@@ -19,6 +19,7 @@ from stillframe.ports.keys import KeyRow
 KEY = "/v1/stillframe/key"
 LIMIT_MAX = 1000
 GRACE_MAX_S = 30 * 86400
+MOMENT_MAX = 253_402_300_799  # the last second of the year 9999, the last that can be printed
 
 router = APIRouter(tags=["keys"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)])
 
@@ -42,7 +43,7 @@ class KeyCreateBody(Body):
     ] = None
     description: Annotated[Label | None, Field(description="What or whom it is for.")] = None
     expires_at: Annotated[
-        int | None, Field(ge=1, le=INTEGER_MAX, description="When it stops, Unix seconds; absent: it does not.")
+        int | None, Field(ge=1, le=MOMENT_MAX, description="When it stops, Unix seconds; absent: it does not.")
     ] = None
 
     @field_validator("role")

@@ -24,6 +24,7 @@ from stillframe.operations.refusals import RefusedCall
 ENTRY = "stillframe.entry"  # where the call's entry lies in the ASGI scope
 # of a body that was refused only so much is looked at; a body that names a machine is shorter by far
 _CLAIMS_MAX_BYTES = 64 << 10
+_ATTEMPTS = frozenset({ErrorCase.NOT_AUTHENTICATED, ErrorCase.NOT_ALLOWED})
 _MARKS = ("GCD", "GDT")
 _THREADS = 8
 
@@ -57,14 +58,14 @@ class Ledger:
     async def close(self, scope: Scope) -> None:
         """A refused attempt that no use case has written a line about gets one. Repeatable.
 
-        Of calls that change nothing only those without a key are attempts. A service that is being stopped does not
+        Of calls that change nothing those are attempts that bring no key, or one that does not allow them. A service that is being stopped does not
         wait: what it cuts off is finished or undone at its next start, and is no refusal.
         """
         entry: Entry = scope[ENTRY]
         error, principal = entry.error, scope.get(PRINCIPAL)
         if error is None or entry.is_logged or error.case is ErrorCase.STOPPING:
             return
-        if not entry.call and (principal is not None or error.case is not ErrorCase.NOT_AUTHENTICATED):
+        if not entry.call and error.case not in _ATTEMPTS:
             return
         entry.noted()
         refused = _refused_call(scope, entry, error, principal)

@@ -81,15 +81,18 @@ class _ParsedRequest(Request):
 
 
 def parse_json(raw: bytes) -> object:
-    """The value of a UTF-8 JSON text (RFC 8259); of repeated keys the last wins.
+    """The value of a UTF-8 JSON text (RFC 8259) whose objects have each key once.
 
     Raises:
         Refused: PARAMETER_MALFORMED for anything else: NaN and infinities, lone surrogates, other encodings, nesting
-            deeper than ``JSON_MAX_DEPTH``, numbers beyond what the interpreter reads.
+            deeper than ``JSON_MAX_DEPTH``, numbers beyond what the interpreter reads, a key that is given repeatedly: which
+            of its values was meant is not for us to guess, nor for whoever read it before us.
     """
     try:
         _refuse_depth(raw)
-        value: object = json.loads(raw.decode("utf-8"), parse_float=_number, parse_constant=_refuse_constant)
+        value: object = json.loads(
+            raw.decode("utf-8"), parse_float=_number, parse_constant=_refuse_constant, object_pairs_hook=_object
+        )
         if b"\\u" in raw:  # only an escape can smuggle a surrogate past the decoding
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -109,6 +112,15 @@ def _number(text: str) -> int | float:
     """JSON has one kind of number: 3.0 is the integer 3, as JSON Schema says as well."""
     value = float(text)
     return int(value) if value.is_integer() and abs(value) <= _EXACT_MAX else value
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key[:80]!r} is given repeatedly")
+        found[key] = value
+    return found
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response, Security
 
 from stillframe.domain.access import Need, Principal
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http.access import API_KEY, PRINCIPAL, ViewerOf, by_link, needs
+from stillframe.http.access import API_KEY, PRINCIPAL, ViewerOf, by_link, level, needs
 from stillframe.http.answers import (
     BatchData,
     DiskSnapshotInfo,
@@ -37,6 +37,7 @@ from stillframe.http.schemas import (
 from stillframe.http.transport import respond_to
 
 SNAPSHOT = "/v1/compute/vsd/snapshot"
+_HIDES_A_PICTURE = frozenset({ErrorCase.SNAPSHOT_UNKNOWN})
 _KEPT_S = 300  # how long a browser may keep what it got with a key
 
 _THIS = {"compute_uuid": "$request.body#/compute_uuid", "name": "$request.body#/name"}
@@ -171,6 +172,7 @@ async def get_screenshot(
         else:
             good_s, png = await door.recall(door.use_cases.screenshot_by_link, uuid, expires, signature)
     except StillframeError as error:
+        await level(request.scope, error.case, _HIDES_A_PICTURE)
         return respond_to(request, error)
     # a snapshot's screen never changes; private, since it shows what a user saw
     return Response(png, media_type="image/png", headers={"Cache-Control": f"private, max-age={good_s}, immutable"})

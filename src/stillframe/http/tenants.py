@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response, Security
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from stillframe.domain.access import Need
 from stillframe.domain.quota import TenantLimits
 from stillframe.http.access import API_KEY, ViewerOf, needs
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
-from stillframe.http.fields import INTEGER_MAX, GivenLabel, Label
+from stillframe.http.fields import INTEGER_MAX, GivenLabel, Label, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import Body
 from stillframe.operations.quotas import TenantUse
 
 TENANT = "/v1/stillframe/tenant"
+LIMIT_MAX = 1000
 
 router = APIRouter(
     tags=["tenants"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)]
@@ -48,6 +49,10 @@ class TenantSetBody(Body):
 
 class TenantParams(BaseModel):
     tenant: Annotated[Label, Field(description="The tenant's uuid; empty: every one that the key may see.")] = ""
+    after: Annotated[Label, Field(description="`next` of the page before; empty: the first.")] = ""
+    limit: Annotated[
+        int, Field(ge=1, le=LIMIT_MAX, description="Most tenants of a page."), BeforeValidator(query_integer)
+    ] = 100
 
 
 class TenantUseData(BaseModel):
@@ -68,6 +73,7 @@ class TenantUseData(BaseModel):
 
 class TenantUsageData(BaseModel):
     list: list[TenantUseData]
+    next: Annotated[str, Field(description="`after` for the next page; empty: there is none.")]
 
 
 def _data(use: TenantUse) -> TenantUseData:
@@ -97,6 +103,6 @@ async def set_tenant(body: TenantSetBody, door: DoorOf, caller: CallerOf) -> Res
 @router.get(f"{TENANT}/usage", operation_id="getTenantUsage", responses=answers(TenantUsageData))
 @needs(Need.LOOK)
 async def tenant_usage(params: Annotated[TenantParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
-    """What tenants use and may use; a tenant's key sees its own."""
-    found = await door.recall(door.use_cases.tenant_use, params.tenant, viewer)
-    return answer(TenantUsageData(list=[_data(use) for use in found]))
+    """What tenants use and may use, by name; a tenant's key sees its own."""
+    page = await door.recall(door.use_cases.tenant_use, params.tenant, params.after, params.limit, viewer)
+    return answer(TenantUsageData(list=[_data(use) for use in page.uses], next=page.next))

@@ -65,7 +65,7 @@ class Transport:
 
     Promises: every response carries ``X-Request-Id``, and ``X-Operation-Id`` where operations were begun; the key is proved,
     and then the body read, up to ``max_body_bytes`` and for ``request_timeout_s``, before the application sees the request,
-    so that no worker waits for a client; HEAD answers as GET without the body; an exception becomes an envelope; a refused
+    so that no worker waits for a client, and behind it the key once more; HEAD answers as GET without the body; an exception becomes an envelope; a refused
     attempt is in the operation log.
     """
 
@@ -111,6 +111,8 @@ class Transport:
             await self._gate.admit(scope)
             body = await incoming.read(self._settings.max_body_bytes, self._settings.request_timeout_s)
             scope[ENTRY].body = body
+            if body:
+                await self._gate.admit_again(scope)
         except StillframeError as refusal:
             # the rest of the body is thrown away, so that a client that is still sending gets to read the answer
             if refusal.case not in ENDS_CONNECTION:

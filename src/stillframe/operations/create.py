@@ -77,9 +77,14 @@ class CreatePlan:
             vm_uuid=self.vm_uuid,
             tenant=self.tenant,
             space_bytes=sum(disk.frozen_bytes for disk in self.disks),
-            memory_bytes=self.memory_bytes if self.memory_uuid else 0,
+            memory_bytes=self.memory_file_bytes if self.memory_uuid else 0,
             capacity_bytes=sum(disk.capacity_bytes for disk in self.disks),
         )
+
+    @property
+    def memory_file_bytes(self) -> int:
+        """The most that the memory file can have."""
+        return self.memory_bytes + _MEMORY_HEADROOM_BYTES
 
     @property
     def request(self) -> PointRequest:
@@ -187,7 +192,7 @@ def _drop_overlays(world: World, plan: CreatePlan) -> None:
 
 def _make_memory_file(world: World, plan: CreatePlan, _scratch: Scratch) -> None:
     if plan.memory_uuid is not None:
-        world.memory_store.ensure_capture_file(plan.memory_uuid, plan.memory_bytes + _MEMORY_HEADROOM_BYTES)
+        world.memory_store.ensure_capture_file(plan.memory_uuid, plan.memory_file_bytes)
 
 
 def _drop_memory_file(world: World, plan: CreatePlan) -> None:

@@ -8,7 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.operations.world import World
 
 _FACT = "link_secret"  # where the secret stands
@@ -68,7 +68,10 @@ def check_link(world: World, kind: str, uuid: str, expires: str, signature: str)
 
 def _secret(world: World) -> bytes:
     with world.metadata.read() as tx:
-        return bytes.fromhex(tx.facts.get(_FACT) or "")
+        secret = bytes.fromhex(tx.facts.get(_FACT) or "")
+    if len(secret) != _SECRET_BYTES:  # with another one anybody could sign
+        raise Failed(ErrorCase.STORAGE_FAILED, "the secret of signed links is not in the database; restart the service")
+    return secret
 
 
 def _signature(secret: bytes, kind: str, uuid: str, expires: int) -> str:

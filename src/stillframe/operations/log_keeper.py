@@ -1,4 +1,7 @@
-"""While the service runs: what the operation log has counted is written, and lines beyond the retention are removed."""
+"""While the service runs: what the operation log has counted is written, and what is older than the retention goes.
+
+That is lines of the log, and operations that have ended, which the list of tasks shows.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Callable
 from stillframe.domain.errors import StillframeError
 from stillframe.operations.refusals import Refusals
 from stillframe.operations.world import World
+from stillframe.ports.metadata import Transaction
 
 log = logging.getLogger(__name__)
 DAY_S = 86400
@@ -30,7 +34,7 @@ def seconds_since_boot() -> float:
 
 
 class LogKeeper:
-    """A thread. Lines are removed at its start and once a day, in short transactions.
+    """A thread. Lines and operations are removed at its start and once a day, in short transactions.
 
     Old is what the clock says; a clock that has jumped is not believed for a day. It has jumped when it does not agree with
     the time since boot, and, at the start, when the log's last line is from the future or from more than a week ago.
@@ -84,6 +88,7 @@ class LogKeeper:
             return 0
         self._due_at = self._clock() + _RETRY_S
         removed = self._prune()
+        self._forget_operations()
         self._due_at = self._clock() + DAY_S
         if removed:
             log.info("the operation log: %d lines older than %d days were removed", removed, self._retention_days)
@@ -112,10 +117,17 @@ class LogKeeper:
         now = int(self._world.now_s())
         with self._world.metadata.read() as tx:
             last = tx.log.last_old(now - self._retention_days * DAY_S, now + DAY_S, keep=self._kept_lines)
+        return self._in_batches(lambda tx: tx.log.remove_until(last, batch=BATCH_LINES)) if last else 0
+
+    def _forget_operations(self) -> None:
+        before = int(self._world.now_s()) - self._retention_days * DAY_S
+        self._in_batches(lambda tx: tx.journal.remove_ended(before, keep=self._kept_lines, batch=BATCH_LINES))
+
+    def _in_batches(self, remove: Callable[[Transaction], int]) -> int:
         removed = 0
-        while last and not self._stopped.is_set():
+        while not self._stopped.is_set():
             with self._world.metadata.write() as tx:
-                count = tx.log.remove_until(last, batch=BATCH_LINES)
+                count = remove(tx)
             removed += count
             if count < BATCH_LINES:
                 break

@@ -7,12 +7,12 @@ that race for the last bytes, one gets them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stillframe.domain import quota
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.domain.quota import Demand, TenantLimits, Used
+from stillframe.domain.vm import Vm
 from stillframe.operations.world import World
 from stillframe.ports.metadata import Transaction
 
@@ -28,6 +28,14 @@ class TenantUse:
     memory_open: bool
     space_budget_bytes: int
     max_snapshots: int
+
+
+@dataclass(frozen=True)
+class TenantPage:
+    """``next`` is what ``after`` has to be for the following page; "" at the end."""
+
+    uses: tuple[TenantUse, ...]
+    next: str
 
 
 def memory_open(world: World, limits: TenantLimits) -> bool:
@@ -91,13 +99,34 @@ def measure_unmeasured(world: World) -> None:
             log.warning("layer %s could not be measured: %s", layer.layer_uuid, error)
 
 
-def use_of(world: World, tenants: Iterable[str] | None) -> list[TenantUse]:
-    """The named tenants' use, or that of all that there are."""
+def note_owner(world: World, vm: Vm) -> None:
+    """The VM's snapshots, and what they use, are its tenant's."""
+    with world.metadata.write() as tx:
+        tx.quotas.set_vm(vm.uuid, vm.tenant, {})
+        tx.snapshots.set_owner(vm.uuid, vm.tenant, vm.tenant_name, vm.namespace)
+
+
+def align_tenants(world: World) -> None:
+    """What a VM uses is its tenant's of now: also where an assignment was cut off before it was noted, or made outside."""
+    try:
+        with world.metadata.read() as tx:
+            noted = tx.quotas.vm_tenants()
+        for vm in world.inventory.list_vms():
+            if not vm.unreadable and vm.tenant != noted.get(vm.uuid, vm.tenant):
+                note_owner(world, vm)
+    except StillframeError as error:
+        log.warning("whose virtual machines are could not be looked at: %s", error)
+
+
+def use_of(world: World, tenant: str, after: str, limit: int) -> TenantPage:
+    """This tenant's use, or with "" that of all that there are, by name, from behind ``after`` on."""
     with world.metadata.read() as tx:
+        named = [tenant] if tenant else tx.quotas.tenants()
+        wanted = [name for name in named if name > after]
         found = []
-        for tenant in tx.quotas.tenants() if tenants is None else tenants:
-            limits, used = tx.quotas.limits(tenant), tx.quotas.used(tenant=tenant)
+        for name in wanted[:limit]:
+            limits, used = tx.quotas.limits(name), tx.quotas.used(tenant=name)
             budget = limits.space_bytes if limits.space_bytes is not None else quota.allowance(used.capacity_bytes)
             opened, most = memory_open(world, limits), most_snapshots(world, limits)
             found.append(TenantUse(limits, used, opened, budget, most))
-    return found
+    return TenantPage(tuple(found), found[-1].limits.tenant if len(wanted) > limit else "")

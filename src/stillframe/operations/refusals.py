@@ -1,7 +1,7 @@
 """Calls that are refused at the door, before a use case has begun: they are in the operation log as well.
 
 One line each, as of every other call. But nothing bounds how often somebody without a key comes, or one with a key comes
-too often; so that nobody can fill the database or keep its one writer busy, these share lines: of one address, or one
+too often, or asks for what is not its own to see; so that nobody can fill the database or keep its one writer busy, these share lines: of one address, or one
 key, at most one in a minute, which says how many attempts it stands for, and a bounded number of them all together.
 """
 
@@ -124,7 +124,7 @@ class Refusals:
         now: RefusedCall | None = refused
         if refused.principal is None:
             now = self._strangers.comes(refused.address, refused, at)
-        elif refused.case is ErrorCase.RATE_LIMITED:
+        elif refused.case is ErrorCase.RATE_LIMITED or not refused.call:
             now = self._hasty.comes(refused.principal.key_id, refused, at)
         if now is not None:
             self._write(now, at)

@@ -26,7 +26,7 @@ from stillframe.operations.links import LinkSigner
 from stillframe.operations.listing import list_vms
 from stillframe.operations.log import Attempt, LogPage, LogQuery, begin_line, list_log, logged, write_begun_lines
 from stillframe.operations.mending import Mender
-from stillframe.operations.quotas import TenantUse
+from stillframe.operations.quotas import TenantPage
 from stillframe.operations.recovery import Recovery
 from stillframe.operations.refusals import Refusals, RefusedCall
 from stillframe.operations.repair import Repairs
@@ -90,8 +90,9 @@ class UseCases:
     def screenshot(self, snapshot_uuid: str, viewer: Principal) -> bytes:
         with self.world.metadata.read() as tx:
             snapshot = tx.snapshots.by_uuid(snapshot_uuid)
-        exists = snapshot is not None and self._vm_of(snapshot.vm_uuid, viewer) is not None
-        return self._picture(snapshot_uuid, snapshot if exists else None)
+        # libvirt is asked in any case: one that is away must not tell whether there is such a snapshot
+        vm = self._vm_of(snapshot.vm_uuid if snapshot else snapshot_uuid, viewer)
+        return self._picture(snapshot_uuid, snapshot if vm is not None else None)
 
     def screenshot_by_link(self, snapshot_uuid: str, expires: str, signature: str) -> tuple[int, bytes]:
         """For how many seconds the link is still good, and the picture."""
@@ -263,9 +264,11 @@ class UseCases:
         with self._attempt(caller, "assign", ref, "") as attempt:
             vm = self._vm(ref, caller.principal, attempt)
             with self._claim(vm, "assign", attempt, settle=False):
+                with self.world.metadata.read() as tx:
+                    # what is being saved is reserved in the budget of the tenant that it is of now
+                    rules.check_nothing_saving(vm, tx.snapshots.of_vm(vm.uuid))
                 self.world.inventory.assign(vm.uuid, tenant, tenant_name, namespace)
-                with self.world.metadata.write() as tx:
-                    tx.quotas.set_vm(vm.uuid, tenant, {})
+                quotas.note_owner(self.world, self.world.inventory.get_vm(vm.uuid))
 
     def create_guest(self, spec: GuestSpec, caller: Caller) -> str:
         with logged(self.world, Attempt(caller, "guest create", vm_name=spec.name)) as attempt:
@@ -333,15 +336,16 @@ class UseCases:
         with logged(self.world, Attempt(caller, "tenant set", tenant=limits.tenant)), self.world.metadata.write() as tx:
             tx.quotas.set_limits(limits)
 
-    def tenant_use(self, tenant: str, viewer: Principal) -> list[TenantUse]:
-        """The tenant's, or with "" that of every tenant that the viewer sees."""
-        if viewer.bound is not None:
-            return quotas.use_of(self.world, [viewer.bound] if tenant in ("", viewer.bound) else [])
-        return quotas.use_of(self.world, [tenant] if tenant else None)
+    def tenant_use(self, tenant: str, after: str, limit: int, viewer: Principal) -> TenantPage:
+        """The tenant's, or with "" that of those that the viewer sees, by name, from behind ``after`` on."""
+        if viewer.bound is not None and tenant not in ("", viewer.bound):
+            return TenantPage((), "")
+        return quotas.use_of(self.world, tenant or viewer.bound or "", after, limit)
 
     def measure(self) -> None:
-        """Rows that do not say what their files occupy get to know it."""
+        """Rows that do not say what their files occupy, or whose they are by now, get to know it."""
         quotas.measure_unmeasured(self.world)
+        quotas.align_tenants(self.world)
 
     # --- the operation log ---------------------------------------------------------------------------------------
 

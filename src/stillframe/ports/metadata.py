@@ -132,6 +132,10 @@ class SnapshotRows(Protocol):
 
     def set_description(self, snapshot_uuid: str, description: str) -> None: ...
 
+    def set_owner(self, vm_uuid: str, tenant: str, tenant_name: str, namespace: str) -> None:
+        """All of the VM's are this tenant's from now on."""
+        ...
+
     def set_memory(self, snapshot_uuid: str, memory: MemoryState) -> None: ...
 
     def set_head(self, vm_uuid: str, snapshot_uuid: str | None) -> None: ...
@@ -218,6 +222,13 @@ class JournalRows(Protocol):
         """Note the wish unless it comes too late; returns the state that decided.
 
         PLANNING or RUNNING: it is noted, and the operation can no more commit. Any other state: nothing happens.
+        """
+        ...
+
+    def remove_ended(self, before: int, *, keep: int, batch: int) -> int:
+        """Operations that ended before then, Unix seconds, are forgotten, the oldest first and at most ``batch``.
+
+        The newest ``keep`` stay, and so does what is not finished. Returns how many there were.
         """
         ...
 

@@ -53,10 +53,14 @@ class QuotaRows(Protocol):
         """Whose the VM is, and the virtual size of its volumes (uuid -> bytes); a VM without rows gets none."""
         ...
 
+    def vm_tenants(self) -> dict[str, str]:
+        """VM uuid -> whose it was at its last change, of every VM that has rows."""
+        ...
+
     def unmeasured(self) -> list[Unmeasured]:
         """Layers that an older version froze without measuring them."""
         ...
 
     def busy(self, tenant: str) -> tuple[int, int]:
-        """How many operations hold a VM's slot now: of the tenant, and of all."""
+        """How many operations are under way now, those that save memory among them: of the tenant, and of all."""
         ...

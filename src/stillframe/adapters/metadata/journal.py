@@ -100,6 +100,19 @@ class SqlJournal:
             self._update(operation_uuid, cancel_requested=True)
         return current.state
 
+    def remove_ended(self, before: int, *, keep: int, batch: int) -> int:
+        table = operations.c
+        last_to_go = self._connection.scalar(sa.select(table.id).order_by(table.id.desc()).offset(keep).limit(1))
+        if last_to_go is None:
+            return 0
+        ended = table.state.in_([str(state) for state in _ENDED])
+        old = sa.select(table.uuid).where(ended, table.id <= last_to_go, table.ended_at < before)
+        old = old.order_by(table.id).limit(batch)
+        uuids = list(self._connection.scalars(old))
+        self._connection.execute(sa.delete(operation_steps).where(operation_steps.c.operation_uuid.in_(uuids)))
+        self._connection.execute(sa.delete(operations).where(table.uuid.in_(uuids)))
+        return len(uuids)
+
     def page(self, wanted: OperationFilter) -> list[OperationRow]:
         table = operations.c
         chosen: list[sa.ColumnElement[bool]] = []

@@ -16,7 +16,7 @@ from stillframe.adapters.metadata.schema import (
     volumes,
 )
 from stillframe.domain.quota import Demand, TenantLimits, Used
-from stillframe.ports.metadata import OperationState, Slot
+from stillframe.ports.metadata import OperationState
 from stillframe.ports.quotas import Unmeasured
 
 _FROZEN = layers.c.uuid.not_in(sa.select(volume_heads.c.layer_uuid))
@@ -94,6 +94,9 @@ class SqlQuotas:
             change = sa.update(volumes).where(volumes.c.uuid == volume_uuid, volumes.c.vm_uuid == vm_uuid)
             self._connection.execute(change.values(capacity_bytes=capacity_bytes))
 
+    def vm_tenants(self) -> dict[str, str]:
+        return {row.uuid: row.tenant for row in self._connection.execute(sa.select(vms.c.uuid, vms.c.tenant))}
+
     def unmeasured(self) -> list[Unmeasured]:
         rows = self._connection.execute(
             sa.select(layers.c.uuid, layers.c.path).where(layers.c.disk_bytes.is_(None), _FROZEN)
@@ -101,8 +104,7 @@ class SqlQuotas:
         return [Unmeasured(row.uuid, row.path) for row in rows]
 
     def busy(self, tenant: str) -> tuple[int, int]:
-        held = (operations.c.lock_key.is_not(None), operations.c.slot == Slot.EXCLUSIVE)
-        of_all = sa.select(sa.func.count()).select_from(operations).where(*held)
+        of_all = sa.select(sa.func.count()).select_from(operations).where(operations.c.lock_key.is_not(None))
         own = self._connection.execute(of_all.where(operations.c.tenant == tenant)).scalar_one()
         return int(own), int(self._connection.execute(of_all).scalar_one())
 

@@ -99,6 +99,10 @@ class SqlSnapshots:
             sa.update(snapshots).where(snapshots.c.uuid == snapshot_uuid).values(description=description)
         )
 
+    def set_owner(self, vm_uuid: str, tenant: str, tenant_name: str, namespace: str) -> None:
+        change = sa.update(snapshots).where(snapshots.c.vm_uuid == vm_uuid)
+        self._connection.execute(change.values(tenant=tenant, tenant_name=tenant_name, namespace=namespace))
+
     def set_memory(self, snapshot_uuid: str, memory: MemoryState) -> None:
         """Raises ``Refused``: SNAPSHOT_UNKNOWN, when it is not published."""
         self._require(snapshot_uuid)
