@@ -226,9 +226,9 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         service.use_cases.recovery.run()
         service.use_cases.write_begun_lines()
         service.use_cases.measure()
-        server = _AnnouncingServer(
-            server_config(create_app(service.use_cases, settings), settings, host=host, port=port)
-        )
+        app = create_app(service.use_cases, settings)
+        server = _AnnouncingServer(server_config(app, settings, host=host, port=port))
+        server.end_streams = app.state.streams.stop
         server.announce = lambda: _announce(settings, host, port)
         server.is_working = lambda: service.use_cases.is_working
         server.service_file = settings.service_file
@@ -282,6 +282,7 @@ class _AnnouncingServer(uvicorn.Server):
 
     announce: Callable[[], None]
     is_working: Callable[[], bool]
+    end_streams: Callable[[], None]
     service_file: Path
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -298,6 +299,7 @@ class _AnnouncingServer(uvicorn.Server):
         Its thread cannot be ended, and asyncio and Python would both wait for it: but operations are made to be cut off
         anywhere.
         """
+        self.end_streams()  # they would go on for as long as they may
         await super().shutdown(sockets)
         if self.is_working():
             log.warning("operations are under way: they go on at the next start")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -169,3 +170,33 @@ def test_how_many_are_under_way(metadata: Metadata) -> None:
     with metadata.read() as tx:
         assert tx.quotas.busy("t1") == (1, 2)
         assert tx.quotas.busy("nobody") == (0, 2)
+
+
+def test_a_drawing_gets_each_snapshot_with_what_it_occupies(metadata: Metadata) -> None:
+    a_vm(metadata, VM, "t1", 100, memory_bytes=40)
+    a_vm(metadata, OTHER_VM, "t1", None)
+    with metadata.write() as tx:
+        (first,) = tx.snapshots.of_vm(VM)
+        tx.snapshots.insert(replace(first, uuid="s2", name="s2", parent_uuid=first.uuid, disks=(), memory=None))
+        cards, head = tx.snapshots.cards(VM)
+        (unmeasured,), _ = tx.snapshots.cards(OTHER_VM)
+        nobodys = tx.snapshots.cards("no vm")
+        sizes = tx.quotas.layer_bytes(VM)
+    assert [(card.uuid, card.parent_uuid, card.disk_bytes) for card in cards] == [
+        (first.uuid, None, 100),
+        ("s2", first.uuid, 0),
+    ]
+    assert cards[0].memory == replace(first.memory, location="", checksum="") if first.memory else False
+    assert (cards[1].memory, head, nobodys) == (None, "s2", ([], None))
+    assert (unmeasured.disk_bytes, unmeasured.memory) == (0, None)
+    assert sorted(sizes.values()) == [100, 777]
+
+
+def test_whose_a_machine_is_goes_for_its_snapshots_too(metadata: Metadata) -> None:
+    a_vm(metadata, VM, "t1", 100)
+    a_vm(metadata, OTHER_VM, "t1", 100)
+    with metadata.write() as tx:
+        tx.snapshots.set_owner(VM, "t2", "two", "ns")
+        assert [(s.tenant, s.tenant_name, s.namespace) for s in tx.snapshots.of_vm(VM)] == [("t2", "two", "ns")]
+        assert [s.tenant for s in tx.snapshots.of_vm(OTHER_VM)] == ["t1"]
+        assert tx.quotas.vm_tenants() == {VM: "t1", OTHER_VM: "t1"}

@@ -53,6 +53,9 @@ def configure(directory: Path, key: str, vm_uuid: str) -> Path:
     lines = [f'hooks = "{_HOOKS}"', "[auth.openapi.ApiKey]", f'api_key = "{key}"']
     if vm_uuid:
         lines += ["[parameters]", f"compute_uuid = {json.dumps(vm_uuid)}"]
+    else:
+        lines += ["[parameters]"]
+    lines += ["wait_s = 0"]  # an answer that goes on for minutes would be waited for
     path.write_text("\n".join([lines[0], "", *lines[1:]]) + "\n")
     path.chmod(0o600)
     return path

@@ -31,6 +31,7 @@ class Kind(StrEnum):
 
     CLUSTER = "cluster"
     VM = "VM"
+    VM_OR_NONE = "VM, where none means all"
     VM_FILTER = "VM, of a list"
     UUID_TEXT_FILTER = "part of a uuid, of a list"
     TENANT = "tenant, checked against the VM's"
@@ -49,6 +50,7 @@ class Kind(StrEnum):
     LINE_AFTER = "line of the log, where a page ends"
     GUEST = "witness guest"
     NEW_GUEST = "witness guest, not there yet"
+    API_KEY = "key itself"
 
 
 # not the names of anything that belongs to somebody
@@ -95,12 +97,18 @@ PLAIN = frozenset(
         "scode",
         "failed",
         "disk_snapshot_list",
+        "fold",
+        "opened",
+        "theme",
+        "language",
+        "wait_s",
     ]
 )
 
 _FORMED = {
     Kind.CLUSTER,
     Kind.VM,
+    Kind.VM_OR_NONE,
     Kind.VM_FILTER,
     Kind.TASK,
     Kind.TASK_AFTER,
@@ -109,15 +117,17 @@ _FORMED = {
     Kind.KEY_AFTER,
 }
 _FORMED |= {Kind.TENANT_NAME, Kind.TENANT_LABEL, Kind.GUEST, Kind.NEW_GUEST, Kind.KEY_FILTER, Kind.LINE_AFTER}
-_REQUIRED = {Kind.VM, Kind.SNAPSHOT, Kind.TASK, Kind.KEY, Kind.GUEST, Kind.NEW_GUEST, Kind.TENANT_NAME}
+_REQUIRED = {Kind.VM, Kind.SNAPSHOT, Kind.TASK, Kind.KEY, Kind.GUEST, Kind.NEW_GUEST, Kind.TENANT_NAME, Kind.API_KEY}
 _MISSING = {
     Kind.CLUSTER: ErrorCase.CLUSTER_UNKNOWN,
     Kind.VM: ErrorCase.VM_UNKNOWN,
+    Kind.VM_OR_NONE: ErrorCase.VM_UNKNOWN,
     Kind.TENANT: ErrorCase.TENANT_WRONG,
     Kind.SNAPSHOT: ErrorCase.SNAPSHOT_UNKNOWN,
     Kind.SCREENSHOT: ErrorCase.SNAPSHOT_UNKNOWN,
     Kind.TASK: ErrorCase.TASK_UNKNOWN,
     Kind.TASK_AFTER: ErrorCase.TASK_UNKNOWN,
+    Kind.API_KEY: ErrorCase.NOT_AUTHENTICATED,
     Kind.KEY: ErrorCase.KEY_UNKNOWN,
     Kind.KEY_AFTER: ErrorCase.KEY_UNKNOWN,
     Kind.GUEST: ErrorCase.VM_UNKNOWN,
@@ -197,6 +207,13 @@ ENTRIES: dict[str, Entry] = {
     "revokeKey": Entry(Need.ADMINISTER, {"key_id": Kind.KEY}),
     "rotateKey": Entry(Need.ADMINISTER, {"key_id": Kind.KEY}),
     "rotateLinks": Entry(Need.ADMINISTER),
+    "getVmOverview": Entry(Need.LOOK, _VM),
+    "getConsequences": Entry(Need.LOOK, _ONE),
+    "getTreePicture": Entry(Need.LOOK, _VM),
+    "openSession": Entry(Need.LOOK, {"api_key": Kind.API_KEY}),
+    "getSession": Entry(Need.LOOK),
+    "endSession": Entry(Need.LOOK),
+    "getEvents": Entry(Need.LOOK, {"cluster_uuid": Kind.CLUSTER, "compute_uuid": Kind.VM_OR_NONE}, {"wait_s": 0}),
 }  # fmt: skip
 
 _MAY = {
@@ -212,9 +229,9 @@ def expected(call: str, role: Role | None, parameter: str, variant: Variant) -> 
     ``role`` None: no key. The keys of tenants are A's.
     """
     entry = ENTRIES[call]
-    if role is None:
+    if role is None and call != "openSession":  # whoever has a key may sign in with it
         return _by_link(variant) if call == "getScreenshot" else ErrorCase.NOT_AUTHENTICATED
-    if entry.need not in _MAY[role]:
+    if role is not None and entry.need not in _MAY[role]:
         return ErrorCase.NOT_ALLOWED
     if not parameter:
         return entry.ends
@@ -223,7 +240,7 @@ def expected(call: str, role: Role | None, parameter: str, variant: Variant) -> 
         case Variant.OWN:
             return entry.ends
         case Variant.OTHER:
-            return _about_anothers(entry, kind, role)
+            return _about_anothers(entry, kind, role or Role.READER)
         case Variant.UNKNOWN:
             return _MISSING.get(kind, entry.ends)
         case Variant.EMPTY:
@@ -240,7 +257,7 @@ def _by_link(variant: Variant) -> ErrorCase:
 
 
 def _about_anothers(entry: Entry, kind: Kind, role: Role) -> ErrorCase | None:
-    if kind in (Kind.VM, Kind.TASK, Kind.TASK_AFTER, Kind.SCREENSHOT, Kind.LINE_AFTER):
+    if kind in (Kind.VM, Kind.VM_OR_NONE, Kind.TASK, Kind.TASK_AFTER, Kind.SCREENSHOT, Kind.LINE_AFTER):
         return entry.ends if role is Role.ADMINISTRATOR else _MISSING[kind]
     if kind in (Kind.TENANT, Kind.SNAPSHOT):
         # A's machine is not B's, and has no snapshot of B's

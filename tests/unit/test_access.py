@@ -52,8 +52,13 @@ def test_a_tenant_sees_its_own_alone_and_an_administrator_everything() -> None:
     assert (free.sees("t1"), free.sees(""), free.bound) == (True, True, None)
 
 
-def test_without_a_key_there_is_nothing_but_the_document(door: DoorClient) -> None:
-    for method, path in (("GET", "/v1/compute/list"), ("POST", f"{SNAPSHOTS}/create"), ("GET", "/"), ("GET", "/v1/x")):
+def test_without_a_key_there_is_nothing_but_the_document_and_the_consoles_files(door: DoorClient) -> None:
+    for method, path in (
+        ("GET", "/v1/compute/list"),
+        ("POST", f"{SNAPSHOTS}/create"),
+        ("GET", "/console"),
+        ("GET", "/v1/x"),
+    ):
         must_fail(as_envelope(door.request(method, path, key="")), ErrorCase.NOT_AUTHENTICATED)
     assert door.request("GET", "/openapi.json", key="").status_code == 200
     assert door.stub.asked == []

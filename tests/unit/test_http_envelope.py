@@ -59,7 +59,7 @@ def _raise_inside(ref: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/"),
+        ("GET", "/console"),
         ("GET", "/v1/nothing"),
         ("GET", f"{BASE}/list/"),
         ("DELETE", f"{BASE}/list"),

@@ -12,6 +12,13 @@ from stillframe.domain.errors import ErrorCase
 from support.http_door import DoorClient, answer_schemas, must_fail, refused
 
 CALLS = {
+    "getVmOverview",
+    "getConsequences",
+    "getTreePicture",
+    "openSession",
+    "getSession",
+    "endSession",
+    "getEvents",
     "listSnapshots", "getSnapshot", "getSnapshotTree", "getHeadSnapshot", "createSnapshot", "modifySnapshot",
     "rollbackSnapshot", "rollbackVolumes", "deleteSnapshot", "getScreenshot", "listVms", "inspectVm", "startVm",
     "shutdownVm", "shutoffVm", "getVersion", "assignVm", "createGuest", "deleteGuest", "getGuestConsole",

@@ -56,6 +56,24 @@ class DiskSnapshot:
 
 
 @dataclass(frozen=True)
+class SnapshotCard:
+    """What a drawing of the tree says of a snapshot, without the configuration that it holds.
+
+    ``disk_bytes``: what its frozen layers occupy. ``memory`` has no checksum and no location.
+    """
+
+    uuid: str
+    seq: int
+    name: str
+    description: str
+    parent_uuid: str | None
+    ctime: int
+    disk_bytes: int
+    screenshot_checksum: str
+    memory: MemoryState | None
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A published snapshot.
 

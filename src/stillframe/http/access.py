@@ -22,10 +22,14 @@ E = TypeVar("E", bound=Callable[..., Any])
 PRINCIPAL = "stillframe.principal"  # where the principal lies in the ASGI scope; absent where a link stands for a key
 BEGUN = "stillframe.begun"  # when the request came, seconds of the monotonic clock
 _HEADER = b"apikey"
+SESSION_COOKIE = "stillframe_session"
+CONSOLE_HEADER = b"x-stillframe-console"
+SIGN_IN_PATH = "/v1/stillframe/session"
 _KEY_MAX_BYTES = 256
 _THREADS = 8
 # what needs no key: the document that clients are made from
-_OPEN_PATHS = frozenset({"/openapi.json"})
+_OPEN_PATHS = frozenset({"/openapi.json", "/"})
+_OPEN_PREFIXES = (f"{SCREENSHOT_PATH}/", "/console/")
 # with these a tenant is told that something does not exist for it, whether there is none or it is another's
 _HIDING = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN, ErrorCase.LOG_LINE_UNKNOWN})
 _LEVEL_S = 0.05
@@ -39,12 +43,50 @@ _NEEDS: dict[Callable[..., Any], Need | None] = {}
 _CALLS: dict[Callable[..., Any], str] = {}
 
 
+def session_of(scope: Scope) -> str:
+    """The token of the console's session that the request brings; "" for none."""
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            for part in value.decode("latin-1").split(";"):
+                key, _, token = part.strip().partition("=")
+                if key == SESSION_COOKIE:
+                    return str(token)
+    return ""
+
+
+def _is_open(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return (
+        path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES) or (scope["method"] == "POST" and path == SIGN_IN_PATH)
+    )
+
+
+def _check_own_page(scope: Scope) -> None:
+    """A browser sends its cookie whoever made it ask: what changes something has to come from the console's own page.
+
+    A foreign page can set no header of its own unless we say that it may, and we never do.
+
+    Raises:
+        Refused: NOT_AUTHENTICATED.
+    """
+    headers = dict(scope["headers"])
+    if headers.get(b"sec-fetch-site", b"same-origin") not in (b"same-origin", b"none"):
+        raise Refused(ErrorCase.NOT_AUTHENTICATED, "the session is for the console's own pages")
+    if scope["method"] not in ("GET", "HEAD") and CONSOLE_HEADER not in headers:
+        raise Refused(ErrorCase.NOT_AUTHENTICATED, "a session may change something only with the console's own header")
+
+
 class Gate:
     """Lets requests in that bring a key. What they may do then is each call's own business (``needs``)."""
 
-    def __init__(self, authenticate: Callable[[str], Principal], throttle: Throttle) -> None:
-        """``authenticate`` blocks: it asks the database, with every request. ``throttle`` is for tenants' keys."""
+    def __init__(
+        self, authenticate: Callable[[str], Principal], resume: Callable[[str], Principal], throttle: Throttle
+    ) -> None:
+        """``authenticate`` takes a key and ``resume`` a session's token; both block: they ask the database, with every
+        request. ``throttle`` is for tenants' keys.
+        """
         self._authenticate = authenticate
+        self._resume = resume
         self._throttle = throttle
         self._threads = anyio.CapacityLimiter(_THREADS)
 
@@ -56,11 +98,13 @@ class Gate:
             Failed: STORAGE_FAILED, when the keys cannot be read.
         """
         keys = [value for name, value in scope["headers"] if name == _HEADER]
-        if not keys and (scope["path"] in _OPEN_PATHS or scope["path"].startswith(f"{SCREENSHOT_PATH}/")):
+        if not keys and _is_open(scope):
             return
-        if len(keys) != 1:
+        if not keys and session_of(scope):
+            _check_own_page(scope)
+        elif len(keys) != 1:
             raise Refused(ErrorCase.NOT_AUTHENTICATED, f"{len(keys)} ApiKey headers; expected one")
-        principal = await self._prove(keys[0])
+        principal = await self._prove(scope)
         # also for one that is turned away: whose attempt it was is known
         scope[PRINCIPAL] = principal
         if principal.bound is not None:
@@ -73,11 +117,13 @@ class Gate:
             Refused: NOT_AUTHENTICATED.
             Failed: STORAGE_FAILED, when the keys cannot be read.
         """
-        keys = [value for name, value in scope["headers"] if name == _HEADER]
-        if keys:
-            scope[PRINCIPAL] = await self._prove(keys[0])
+        if PRINCIPAL in scope:
+            scope[PRINCIPAL] = await self._prove(scope)
 
-    async def _prove(self, raw: bytes) -> Principal:
+    async def _prove(self, scope: Scope) -> Principal:
+        raw = next((value for name, value in scope["headers"] if name == _HEADER), None)
+        if raw is None:
+            return await anyio.to_thread.run_sync(self._resume, session_of(scope), limiter=self._threads)
         text = raw.decode("latin-1").strip() if len(raw) <= _KEY_MAX_BYTES else ""
         return await anyio.to_thread.run_sync(self._authenticate, text, limiter=self._threads)
 
@@ -100,6 +146,17 @@ def by_link(endpoint: E) -> E:
     """Declares a call that a signed link opens as well; it checks by itself."""
     _NEEDS[endpoint] = None
     return endpoint
+
+
+def by_anybody(call: str) -> Callable[[E], E]:
+    """Declares a call that needs no key; ``call``: its name in the operation log."""
+
+    def declare(endpoint: E) -> E:
+        _NEEDS[endpoint] = None
+        _CALLS[endpoint] = call
+        return endpoint
+
+    return declare
 
 
 def need_of(endpoint: Callable[..., Any]) -> Need | None:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http import compute, keys, log, own, snapshots, tasks, tenants
+from stillframe.http import compute, events, keys, log, overview, own, pages, sessions, snapshots, tasks, tenants
 from stillframe.http.access import Gate, level
 from stillframe.http.door import Door
 from stillframe.http.envelope import described_call
@@ -52,16 +52,20 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.door = Door(use_cases, settings)
-    routers = [calls.router for calls in (snapshots, tasks, log, compute, own, keys, tenants)]
+    app.state.streams = events.Streams()
+    routers = [
+        calls.router for calls in (snapshots, tasks, log, compute, overview, sessions, events, own, keys, tenants)
+    ]
     for router in routers:
         app.include_router(router)
+    pages.add_to(app)
     app.add_route("/openapi.json", _document(app), include_in_schema=False)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
     app.add_middleware(
         Transport,
         settings=settings,
-        gate=Gate(use_cases.authenticate, Throttle(settings.requests_per_s)),
+        gate=Gate(use_cases.authenticate, use_cases.resume_session, Throttle(settings.requests_per_s)),
         ledger=Ledger(use_cases.note_refusal, logged_calls(routers)),
     )
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillframe.domain.snapshot import Snapshot
+from stillframe.domain.snapshot import Snapshot, SnapshotCard
 from stillframe.operations.links import SCREENSHOT, LinkSigner
 
 SCREENSHOT_PATH = "/v1/compute/vsd/snapshot/screenshot"
@@ -17,7 +17,7 @@ class Links:
     base_url: str
     signer: LinkSigner
 
-    def screenshot(self, snapshot: Snapshot) -> str:
+    def screenshot(self, snapshot: Snapshot | SnapshotCard) -> str:
         """Empty when the snapshot has none."""
         if not snapshot.screenshot_checksum:
             return ""

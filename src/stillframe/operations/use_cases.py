@@ -5,34 +5,41 @@ All raise ``StillframeError`` (domain/errors.py) and nothing else on purpose. ``
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from stillframe.domain import rules
 from stillframe.domain.access import Principal
-from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.domain.quota import TenantLimits
 from stillframe.domain.snapshot import Snapshot
-from stillframe.domain.tree import SnapshotTree, build_tree
 from stillframe.domain.vm import Vm
-from stillframe.operations import create, delete, forget, keys, links, quotas, rollback, rollback_volumes, tasks
-from stillframe.operations.detail import action_of, inspect_with_volumes
+from stillframe.operations import (
+    create,
+    delete,
+    forget,
+    keys,
+    links,
+    quotas,
+    rollback,
+    rollback_volumes,
+    sessions,
+    tasks,
+)
 from stillframe.operations.disks import check_startable, place_disks
 from stillframe.operations.doctor import Doctor, Report
 from stillframe.operations.keys import KeyPage, KeySpec, NewKey
-from stillframe.operations.links import LinkSigner
-from stillframe.operations.listing import list_vms
 from stillframe.operations.log import Attempt, LogPage, LogQuery, begin_line, list_log, logged, write_begun_lines
+from stillframe.operations.looking import Looking, nfc
 from stillframe.operations.mending import Mender
 from stillframe.operations.quotas import TenantPage
 from stillframe.operations.recovery import Recovery
 from stillframe.operations.refusals import Refusals, RefusedCall
 from stillframe.operations.repair import Repairs
-from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, SnapshotPage, VmPage, VmQuery, VmRef
+from stillframe.operations.requests import Caller, Cluster, DiskRef, GuestSpec, VmRef
 from stillframe.operations.rows import About, ended_row
 from stillframe.operations.runner import Claim, Runner
+from stillframe.operations.sessions import NewSession
 from stillframe.operations.tasks import Task, TaskPage, TaskQuery
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow, Slot
@@ -40,12 +47,11 @@ from stillframe.ports.metadata import OperationRow, Slot
 _POWER = "power"
 
 
-class UseCases:
+class UseCases(Looking):
     """One instance per service; safe from many threads."""
 
     def __init__(self, world: World, cluster: Cluster) -> None:
-        self.world = world
-        self.cluster = cluster
+        super().__init__(world, cluster)
         self._runner = Runner(world)
         self.recovery = Recovery(self._runner)
         self.mender = Mender(self._runner, self.recovery)
@@ -57,74 +63,6 @@ class UseCases:
     def is_working(self) -> bool:
         """Some operation is being driven at this moment; cut off, it is taken up at the next start."""
         return self._runner.is_working
-
-    # --- looking -----------------------------------------------------------------------------------------------
-
-    def list_snapshots(
-        self, ref: VmRef, name_part: str, page_number: int, page_size: int, viewer: Principal
-    ) -> SnapshotPage:
-        """Newest first, then by name; ``page_size`` <= 0 means everything."""
-        vm = self._vm(ref, viewer)
-        offset, limit = (page_number * page_size, page_size) if page_size > 0 else (0, None)
-        with self.world.metadata.read() as tx:
-            found, total = tx.snapshots.page(vm.uuid, name_part, offset, limit)
-        return SnapshotPage(tuple(found), total)
-
-    def get_snapshot(self, ref: VmRef, name: str, viewer: Principal) -> Snapshot:
-        vm = self._vm(ref, viewer)
-        return self._snapshot(vm, name)
-
-    def head_snapshot(self, ref: VmRef, viewer: Principal) -> Snapshot | None:
-        """The snapshot that the VM's current state descends from; None for a VM without snapshots."""
-        vm = self._vm(ref, viewer)
-        with self.world.metadata.read() as tx:
-            _nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
-            return tx.snapshots.by_uuid(head_uuid) if head_uuid else None
-
-    def tree(self, ref: VmRef, viewer: Principal) -> SnapshotTree:
-        vm = self._vm(ref, viewer)
-        with self.world.metadata.read() as tx:
-            nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
-        return build_tree(vm.uuid, nodes, head_uuid)
-
-    def screenshot(self, snapshot_uuid: str, viewer: Principal) -> bytes:
-        with self.world.metadata.read() as tx:
-            snapshot = tx.snapshots.by_uuid(snapshot_uuid)
-        # libvirt is asked in any case: one that is away must not tell whether there is such a snapshot
-        vm = self._vm_of(snapshot.vm_uuid if snapshot else snapshot_uuid, viewer)
-        return self._picture(snapshot_uuid, snapshot if vm is not None else None)
-
-    def screenshot_by_link(self, snapshot_uuid: str, expires: str, signature: str) -> tuple[int, bytes]:
-        """For how many seconds the link is still good, and the picture."""
-        good_s = links.check_link(self.world, links.SCREENSHOT, snapshot_uuid, expires, signature)
-        with self.world.metadata.read() as tx:
-            snapshot = tx.snapshots.by_uuid(snapshot_uuid)
-        return good_s, self._picture(snapshot_uuid, snapshot)
-
-    def _picture(self, snapshot_uuid: str, snapshot: Snapshot | None) -> bytes:
-        png = None
-        if snapshot is not None and snapshot.screenshot_checksum:
-            png = self.world.memory_store.get_screenshot(snapshot_uuid, snapshot.screenshot_checksum)
-        if png is None:
-            raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, f"no screenshot of a snapshot {snapshot_uuid}")
-        return png
-
-    def link_signer(self) -> LinkSigner:
-        return links.signer(self.world)
-
-    def list_vms(self, query: VmQuery, viewer: Principal) -> VmPage:
-        return list_vms(self.world, self.cluster, query, viewer)
-
-    def inspect(self, ref: VmRef, viewer: Principal) -> ComputeInspectInfo:
-        vm = self._vm(ref, viewer)
-        with self.world.metadata.read() as tx:
-            volumes, layers = tx.layers.volumes(vm.uuid), tx.layers.layers(vm.uuid)
-            active = tx.journal.active([vm.uuid])
-        try:
-            placed = place_disks(vm, self.cluster.uuid, volumes, layers)
-        except Refused:
-            placed = ()  # a drifted disk can still be looked at; snapshots of it say what is wrong
-        return inspect_with_volumes(self.world, self.cluster, vm, placed, action_of(active))
 
     # --- the five that change snapshots ------------------------------------------------------------------------
 
@@ -158,7 +96,7 @@ class UseCases:
             vm = self._vm(ref, caller.principal, attempt)
             row = ended_row(self.world, About(vm.uuid, vm.name, vm.tenant, name), "modify")
             with self.world.metadata.write() as tx:
-                snapshot = rollback.check_known(tx.snapshots.by_name(vm.uuid, _nfc(name)), vm, name)
+                snapshot = rollback.check_known(tx.snapshots.by_name(vm.uuid, nfc(name)), vm, name)
                 tx.snapshots.set_description(snapshot.uuid, description)
                 tx.journal.open(row)
             attempt.began(row.uuid)
@@ -306,6 +244,27 @@ class UseCases:
     def authenticate(self, text: str) -> Principal:
         return keys.authenticate(self.world, text)
 
+    def check_usable(self, viewer: Principal) -> None:
+        """For who goes on looking without asking anew.
+
+        Raises:
+            Refused: NOT_AUTHENTICATED: the key has stopped.
+        """
+        keys.check_usable(self.world, viewer.key_id)
+
+    def open_session(self, key_text: str, address: str) -> NewSession:
+        """What is refused is the door's to log: nobody is known then."""
+        session = sessions.open_session(self.world, key_text)
+        with logged(self.world, Attempt(Caller(session.principal, address), "session open")):
+            return session
+
+    def resume_session(self, token: str) -> Principal:
+        return sessions.resume(self.world, token)
+
+    def end_session(self, token: str, caller: Caller) -> None:
+        with logged(self.world, Attempt(caller, "session end")):
+            sessions.end(self.world, token)
+
     def create_key(self, spec: KeySpec, caller: Caller) -> NewKey:
         with logged(self.world, Attempt(caller, "key create", tenant=spec.tenant)) as attempt:
             new = keys.create_key(self.world, spec, caller.who)
@@ -383,48 +342,12 @@ class UseCases:
 
     # --- shared ------------------------------------------------------------------------------------------------
 
-    def _vm(self, ref: VmRef, viewer: Principal, attempt: Attempt | None = None) -> Vm:
-        """The VM, which exists for the viewer.
-
-        Raises:
-            Refused: VM_UNKNOWN, in the same words and from the same line whether there is none or it is another's.
-        """
-        self._check_cluster(ref.cluster_uuid)
-        vm = self._vm_of(ref.compute_uuid, viewer)
-        if vm is None:
-            raise Refused(ErrorCase.VM_UNKNOWN, f"VM {ref.compute_uuid}")
-        if ref.tenant and ref.tenant != vm.tenant:
-            raise Refused(ErrorCase.TENANT_WRONG, f"{vm.described} does not belong to tenant {ref.tenant}")
-        if attempt is not None:
-            attempt.vm_name, attempt.tenant = vm.name, vm.tenant
-        return vm
-
-    def _vm_of(self, vm_uuid: str, viewer: Principal) -> Vm | None:
-        try:
-            vm = self.world.inventory.find_vm(vm_uuid)
-        except Refused as refusal:
-            if refusal.case is not ErrorCase.VM_UNKNOWN:
-                raise
-            return None
-        if not viewer.sees(vm.tenant):
-            return None
-        vm.check_readable()
-        return vm
-
-    def _check_cluster(self, cluster_uuid: str) -> None:
-        if cluster_uuid and cluster_uuid != self.cluster.uuid:
-            raise Refused(ErrorCase.CLUSTER_UNKNOWN, f"cluster {cluster_uuid}")
-
     def _note_ended(self, attempt: Attempt, kind: str) -> None:
         """What held no slot and has been done is in the journal like every other operation."""
         row = ended_row(self.world, About(attempt.vm_uuid, attempt.vm_name, attempt.tenant), kind)
         with self.world.metadata.write() as tx:
             tx.journal.open(row)
         attempt.began(row.uuid)
-
-    def _snapshot(self, vm: Vm, name: str) -> Snapshot:
-        with self.world.metadata.read() as tx:
-            return rollback.check_known(tx.snapshots.by_name(vm.uuid, _nfc(name)), vm, name)
 
     @contextmanager
     def _attempt(
@@ -447,10 +370,6 @@ class UseCases:
             if settle:
                 self.recovery.settle(vm.uuid)
             yield claim
-
-
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _check_running(vm: Vm) -> None:

@@ -30,6 +30,19 @@ class KeyRow:
         return self.revoked_at is None and (self.expires_at is None or now_s < self.expires_at)
 
 
+@dataclass(frozen=True)
+class SessionRow:
+    """Somebody who signed in with a key, and needs not send it again until ``expires_at``, Unix seconds.
+
+    ``digest``: of the session's token, hexadecimal; the token itself is nowhere but in the browser.
+    """
+
+    digest: str
+    key_id: str
+    created_at: int
+    expires_at: int
+
+
 class KeyRows(Protocol):
     """Every key that ever was, usable or not."""
 
@@ -43,6 +56,18 @@ class KeyRows(Protocol):
 
     def administrators(self) -> list[KeyRow]:
         """The administrators' keys that are not revoked."""
+        ...
+
+    def open_session(self, session: SessionRow) -> None: ...
+
+    def session(self, digest: str) -> SessionRow | None: ...
+
+    def end_session(self, digest: str) -> None:
+        """Repeatable."""
+        ...
+
+    def end_sessions(self, before: int) -> None:
+        """Those that expired before then, Unix seconds, are forgotten."""
         ...
 
     def set_end(self, key_id: str, *, revoked_at: int | None, expires_at: int | None) -> None:

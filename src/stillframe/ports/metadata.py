@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from stillframe.domain.layers import Layer, Volume
-from stillframe.domain.snapshot import MemoryState, Snapshot
+from stillframe.domain.snapshot import MemoryState, Snapshot, SnapshotCard
 from stillframe.domain.tree import Node
 from stillframe.ports.keys import KeyRows
 from stillframe.ports.log import LogRows
@@ -116,6 +116,10 @@ class SnapshotRows(Protocol):
 
     def nodes(self, vm_uuid: str) -> tuple[list[Node], str | None]:
         """What the tree needs, in order of creation, and the head's uuid."""
+        ...
+
+    def cards(self, vm_uuid: str) -> tuple[list[SnapshotCard], str | None]:
+        """What a drawing of the tree needs, in order of creation, and the head's uuid."""
         ...
 
     def insert(self, snapshot: Snapshot) -> Snapshot:

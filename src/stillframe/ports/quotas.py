@@ -47,6 +47,10 @@ class QuotaRows(Protocol):
         """It needs nothing beyond what the rows say any more. Repeatable."""
         ...
 
+    def layer_bytes(self, vm_uuid: str) -> dict[str, int]:
+        """Layer uuid -> what it occupies, of the VM's layers that were measured."""
+        ...
+
     def set_layer_bytes(self, layer_uuid: str, disk_bytes: int) -> None: ...
 
     def set_vm(self, vm_uuid: str, tenant: str, capacities: dict[str, int]) -> None:

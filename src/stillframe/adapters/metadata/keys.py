@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stillframe.adapters.metadata.schema import api_keys, values_of
+from stillframe.adapters.metadata.schema import api_keys, sessions, values_of
 from stillframe.domain.access import Role
-from stillframe.ports.keys import KeyRow
+from stillframe.ports.keys import KeyRow, SessionRow
 
 _COLUMNS = tuple(api_keys.c[field.name] for field in fields(KeyRow))
 
@@ -40,6 +40,19 @@ class SqlKeys:
     def administrators(self) -> list[KeyRow]:
         chosen = (api_keys.c.role == Role.ADMINISTRATOR, api_keys.c.revoked_at.is_(None))
         return [_key(row) for row in self._connection.execute(sa.select(*_COLUMNS).where(*chosen))]
+
+    def open_session(self, session: SessionRow) -> None:
+        self._connection.execute(sa.insert(sessions).values(values_of(session, sessions)))
+
+    def session(self, digest: str) -> SessionRow | None:
+        row = self._connection.execute(sa.select(sessions).where(sessions.c.digest == digest)).one_or_none()
+        return None if row is None else SessionRow(**row._asdict())
+
+    def end_session(self, digest: str) -> None:
+        self._connection.execute(sa.delete(sessions).where(sessions.c.digest == digest))
+
+    def end_sessions(self, before: int) -> None:
+        self._connection.execute(sa.delete(sessions).where(sessions.c.expires_at < before))
 
     def set_end(self, key_id: str, *, revoked_at: int | None, expires_at: int | None) -> None:
         change = sa.update(api_keys).where(api_keys.c.key_id == key_id)

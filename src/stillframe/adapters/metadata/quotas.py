@@ -85,6 +85,14 @@ class SqlQuotas:
     def release(self, operation_uuid: str) -> None:
         self._set_reserved(operation_uuid, 0, 0)
 
+    def layer_bytes(self, vm_uuid: str) -> dict[str, int]:
+        measured = (
+            sa.select(layers.c.uuid, layers.c.disk_bytes)
+            .join(volumes, volumes.c.uuid == layers.c.volume_uuid)
+            .where(volumes.c.vm_uuid == vm_uuid, layers.c.disk_bytes.is_not(None))
+        )
+        return {row.uuid: int(row.disk_bytes) for row in self._connection.execute(measured)}
+
     def set_layer_bytes(self, layer_uuid: str, disk_bytes: int) -> None:
         self._connection.execute(sa.update(layers).where(layers.c.uuid == layer_uuid).values(disk_bytes=disk_bytes))
 

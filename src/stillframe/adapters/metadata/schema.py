@@ -267,6 +267,17 @@ api_keys = sa.Table(
     sa.Index(None, "tenant", "id"),
 )
 
+# who is signed in to the console
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("digest", AnyText, primary_key=True),
+    _text("key_id"),
+    _number("created_at"),
+    _number("expires_at"),
+    sa.Index(None, "expires_at"),
+)
+
 operation_log = sa.Table(
     "operation_log",
     metadata,

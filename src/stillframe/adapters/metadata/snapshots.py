@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from stillframe.adapters.metadata.schema import (
     AnyText,
     disk_snapshots,
+    layers,
     memory_states,
     snapshots,
     values_of,
@@ -18,7 +19,7 @@ from stillframe.adapters.metadata.schema import (
 from stillframe.adapters.metadata.uniqueness import is_unique
 from stillframe.adapters.metadata.vms import ensure_vm, next_seq
 from stillframe.domain.errors import ErrorCase, Failed, Refused
-from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
+from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot, SnapshotCard
 from stillframe.domain.tree import Node
 
 _BIGGEST = 2**63 - 1  # what both databases take for LIMIT and OFFSET
@@ -58,6 +59,31 @@ class SqlSnapshots:
         )
         head = self._connection.scalar(sa.select(vm_heads.c.snapshot_uuid).where(vm_heads.c.vm_uuid == vm_uuid))
         return [Node(uuid, name, parent_uuid, seq) for uuid, name, parent_uuid, seq in rows], head
+
+    def cards(self, vm_uuid: str) -> tuple[list[SnapshotCard], str | None]:
+        mine = snapshots.c.vm_uuid == vm_uuid
+        occupied = (
+            sa.select(disk_snapshots.c.snapshot_uuid, sa.func.sum(layers.c.disk_bytes))
+            .join(layers, layers.c.uuid == disk_snapshots.c.layer_uuid)
+            .join(snapshots, snapshots.c.uuid == disk_snapshots.c.snapshot_uuid)
+            .where(mine)
+            .group_by(disk_snapshots.c.snapshot_uuid)
+        )
+        bytes_of = {uuid: int(total or 0) for uuid, total in self._connection.execute(occupied)}
+        of_memory = ("uuid", "status", "mode", "progress", "size_bytes", "reason")
+        columns: list[sa.ColumnElement[Any]] = [
+            snapshots.c[name] for name in ("uuid", "seq", "name", "description", "parent_uuid", "ctime")
+        ]
+        columns.append(snapshots.c.screenshot_checksum)
+        columns += [memory_states.c[name].label(f"memory_{name}") for name in of_memory]
+        rows = self._connection.execute(
+            sa.select(*columns)
+            .join(memory_states, memory_states.c.snapshot_uuid == snapshots.c.uuid, isouter=True)
+            .where(mine)
+            .order_by(snapshots.c.seq)
+        )
+        head = self._connection.scalar(sa.select(vm_heads.c.snapshot_uuid).where(vm_heads.c.vm_uuid == vm_uuid))
+        return [_card(row, bytes_of.get(row.uuid, 0)) for row in rows], head
 
     def insert(self, snapshot: Snapshot) -> Snapshot:
         published = replace(snapshot, seq=next_seq(self._connection, snapshot.vm_uuid))
@@ -151,6 +177,31 @@ class SqlSnapshots:
             _snapshot(row, tuple(disks.get(row.uuid, ())), memories.get(row.uuid))
             for row in self._connection.execute(chosen)
         ]
+
+
+def _card(row: sa.Row[Any], disk_bytes: int) -> SnapshotCard:
+    memory = None
+    if row.memory_uuid is not None:
+        memory = MemoryState(
+            uuid=row.memory_uuid,
+            location="",
+            status=MemoryStatus(row.memory_status),
+            mode=CaptureMode(row.memory_mode),
+            progress=row.memory_progress,
+            size_bytes=row.memory_size_bytes,
+            reason=row.memory_reason,
+        )
+    return SnapshotCard(
+        uuid=row.uuid,
+        seq=row.seq,
+        name=row.name,
+        description=row.description,
+        parent_uuid=row.parent_uuid,
+        ctime=row.ctime,
+        disk_bytes=disk_bytes,
+        screenshot_checksum=row.screenshot_checksum,
+        memory=memory,
+    )
 
 
 def _all() -> sa.Select[Any]:
