@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from html import escape
 
 from stillframe.console.words import Language, age, size
 from stillframe.domain.layout import NOW, Item, Layout
@@ -62,7 +62,7 @@ def draw(scene: Scene, *, theme: str = "auto", language: Language = "en") -> str
     places = {item.key: item for item in layout.items}
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label="{_quoted(title)}"><title>{title}</title><style>{_STYLE % _THEMES[theme]}</style>'
+        f'role="img" aria-label="{title}"><title>{title}</title><style>{_STYLE % _THEMES[theme]}</style>'
         f'<rect class="paper" width="{width}" height="{height}"/>'
     )
     parts = [_edge(places[item.parent], item) for item in layout.items if item.parent]
@@ -120,10 +120,6 @@ def _plain(text: str) -> str:
         char if unicodedata.category(char) not in ("Cc", "Cs", "Co") and char not in "\ufffe\uffff" else "\ufffd"
         for char in text
     )
-
-
-def _quoted(text: str) -> str:
-    return text.replace('"', "&quot;")
 
 
 def _cut(text: str, columns: int) -> str:

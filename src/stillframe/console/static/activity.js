@@ -1,1 +1,83 @@
-/* to come */
+// Long work: what runs and how far it is, what was done, and why it failed.
+
+import * as api from "./api.js";
+import { button, h, replace } from "./dom.js";
+import { attempt } from "./main.js";
+import { age, moment, one, size, t, time } from "./words.js";
+
+export const ACTIVE = new Set(["planning", "running", "cancelling", "finishing", "undoing"]);
+
+const what = (task) => `${one("kinds", task.kind)}${task.snapshot ? ` “${task.snapshot}”` : ""}`;
+
+/** One that is under way, with its bar; it is kept and filled anew, so that nothing jumps. */
+export function runningRow(mayAct) {
+  const title = h("strong"), state = h("span", { class: "soft" }), figures = h("span", { class: "soft" });
+  const bar = h("progress", { max: "100" });
+  const stop = button(t("cancel"), () => attempt("", () => api.cancel(row.dataset.uuid)), { kind: "quiet" });
+  const row = h("li", { class: "task" }, h("div", { class: "head" }, title, state, stop), bar, figures);
+  row.fill = (task, withMachine) => {
+    row.dataset.uuid = task.uuid;
+    replace(title, withMachine ? `${task.compute_name}: ${what(task)}` : what(task));
+    replace(state, `${one("states", task.state)}${task.step ? ` · ${task.step}` : ""}`);
+    bar.value = task.progress;
+    bar.setAttribute("aria-label", `${what(task)}: ${task.progress} %`);
+    const parts = [`${task.progress} %`];
+    if (task.bytes_total) parts.push(`${size(task.bytes_done)} / ${size(task.bytes_total)}`);
+    if (task.rate_bytes_s) parts.push(`${size(task.rate_bytes_s)}/s`);
+    if (task.time_left_s !== null) parts.push(t("left", { time: time(task.time_left_s) }));
+    replace(figures, parts.join(" · "));
+    stop.hidden = !(mayAct && task.cancellable);
+    stop.setAttribute("aria-label", t("cancelWork", { what: what(task) }));
+    return row;
+  };
+  return row;
+}
+
+/** One that has ended. */
+export const endedRow = (task, withMachine) => h("li", { class: `task ${task.state}` },
+  h("div", { class: "head" }, h("strong", {}, withMachine ? `${task.compute_name}: ${what(task)}` : what(task)),
+    h("span", { class: `outcome ${task.state}` }, one("states", task.state)),
+    h("time", { class: "soft", datetime: new Date(task.started_at * 1000).toISOString(), title: moment(task.started_at) }, age(task.started_at))),
+  task.error && h("p", { class: "desc" }, task.error));
+
+/** Keeps a list of running work as it is told. */
+export function workList(mayAct, withMachine) {
+  const rows = new Map();
+  const list = h("ul", { class: "tasks" });
+  list.tell = (tasks) => {
+    const active = tasks.filter((task) => ACTIVE.has(task.state));
+    for (const [uuid, row] of rows) if (!active.some((task) => task.uuid === uuid)) { row.remove(); rows.delete(uuid); }
+    for (const task of active) {
+      if (!rows.has(task.uuid)) { rows.set(task.uuid, runningRow(mayAct)); list.append(rows.get(task.uuid)); }
+      rows.get(task.uuid).fill(task, withMachine);
+    }
+    return active.length;
+  };
+  return list;
+}
+
+export function activityPage(main, { mayAct }) {
+  const work = workList(mayAct, true), done = h("ul", { class: "tasks" }), trouble = h("p", { class: "problem", role: "status" });
+  const none = h("p", { class: "soft" }, t("noTasks"));
+  let after = "", older = [], newest = [];
+  const more = button(t("more"), () => attempt("", async () => { await page(); }));
+  replace(main, h("h1", {}, t("activity")), trouble, h("h2", {}, t("working")), work, h("h2", {}, t("recent")), none, done, more);
+
+  function draw() {
+    const shown = new Map([...newest, ...older].map((task) => [task.uuid, task]));
+    const ended = [...shown.values()].filter((task) => !ACTIVE.has(task.state));
+    none.hidden = shown.size > 0;
+    replace(done, ended.map((task) => endedRow(task, true)));
+    more.hidden = !after;
+  }
+
+  async function page() {
+    const found = await api.tasks({ limit: "50", ...(after ? { after } : {}) });
+    older.push(...found.list);
+    after = found.next;
+    draw();
+  }
+
+  attempt("", page);
+  return api.listen("", (state) => { newest = state.tasks; work.tell(state.tasks); draw(); }, (failure) => replace(trouble, failure ? t("away") : ""));
+}

@@ -1,1 +1,101 @@
-/* to come */
+// The service's own API: every answer is an envelope, and an error is its words.
+
+const SNAPSHOT = "/v1/compute/vsd/snapshot";
+
+export class Failure extends Error {
+  constructor(envelope, requestId) {
+    super(envelope.message);
+    this.scode = envelope.scode;
+    this.message_cn = envelope.message_cn;
+    this.desc = envelope.desc;
+    this.requestId = requestId;
+  }
+}
+
+const AWAY = {
+  scode: -1,
+  message: "The service does not answer. What was begun goes on; look again when it is back.",
+  message_cn: "服务没有响应。已开始的操作会继续进行，请在服务恢复后再查看。",
+};
+
+// what is listened for where a session has ended
+let onSignedOut = () => {};
+export const whenSignedOut = (listener) => { onSignedOut = listener; };
+const SIGNED_OUT = 25001;
+
+async function call(method, path, { query, body } = {}) {
+  const url = query ? `${path}?${new URLSearchParams(query)}` : path;
+  let answer, envelope;
+  try {
+    answer = await fetch(url, {
+      method,
+      credentials: "same-origin",
+      redirect: "error",
+      headers: { "X-Stillframe-Console": "1", ...(body ? { "Content-Type": "application/json" } : {}) },
+      body: body ? JSON.stringify(body) : undefined,
+    });
+    envelope = await answer.json();
+  } catch (error) {
+    throw new Failure({ ...AWAY, desc: String(error.message ?? error) }, "");
+  }
+  if (envelope.scode === 0) return envelope.data;
+  const failure = new Failure(envelope, answer.headers.get("X-Request-Id") ?? "");
+  if (failure.scode === SIGNED_OUT && path !== "/v1/stillframe/session") onSignedOut();
+  throw failure;
+}
+
+const get = (path, query) => call("GET", path, { query });
+const post = (path, body) => call("POST", path, { body: { cluster_uuid: "", ...body } });
+
+export const who = () => get("/v1/stillframe/session");
+export const signIn = (key) => call("POST", "/v1/stillframe/session", { body: { api_key: key } });
+export const signOut = () => call("POST", "/v1/stillframe/session/end", { body: {} });
+
+export const machines = (query) => get("/v1/compute/list", { page_size: "0", ...query });
+export const overview = (vm, fold, opened) =>
+  get("/v1/stillframe/vm/overview", { cluster_uuid: "", compute_uuid: vm, fold: String(fold), opened: opened.join(",") });
+export const consequences = (vm, name) =>
+  get("/v1/stillframe/snapshot/consequences", { cluster_uuid: "", compute_uuid: vm, name });
+export const snapshot = (vm, name) => get(`${SNAPSHOT}/get`, { cluster_uuid: "", compute_uuid: vm, name });
+
+export const take = (vm, name, description, memory) =>
+  post(`${SNAPSHOT}/create`, { compute_uuid: vm, name, description, domain_memory: memory });
+export const edit = (vm, name, description) => post(`${SNAPSHOT}/modify`, { compute_uuid: vm, name, description });
+export const rollBack = (vm, name, memory) =>
+  post(`${SNAPSHOT}/rollback`, { compute_uuid: vm, name, domain_memory: memory });
+export const remove = (vm, name) => post(`${SNAPSHOT}/delete`, { compute_uuid: vm, name });
+export const rollBackDisks = (vm, disks) =>
+  post("/v1/compute/volume/snapshot/rollback", { compute_uuid: vm, disk_snapshot_list: disks });
+export const power = (vm, what) => post(`/v1/compute/${what}`, { compute_uuid: vm });
+
+export const tasks = (query) => get(`${SNAPSHOT}/task/list`, { cluster_uuid: "", ...query });
+export const cancel = (uuid) => post(`${SNAPSHOT}/task/cancel`, { uuid });
+
+/** A picture's address on the service that this page came from, whatever name it was signed under. */
+export function picture(url) {
+  if (!url) return "";
+  const { pathname, search } = new URL(url, location.href);
+  return pathname + search;
+}
+
+/** Tells `onState` what goes on, whenever it has changed; begins again by itself. Returns what ends it. */
+export function listen(vm, onState, onTrouble) {
+  let source, again;
+  const open = () => {
+    source = new EventSource(`/v1/stillframe/events?${new URLSearchParams({ compute_uuid: vm })}`);
+    source.addEventListener("state", (event) => { onTrouble(null); onState(JSON.parse(event.data)); });
+    source.addEventListener("end", (event) => {
+      const envelope = JSON.parse(event.data);
+      source.close();
+      if (envelope.scode === SIGNED_OUT) onSignedOut();
+      else if (envelope.scode) onTrouble(new Failure(envelope, ""));
+      again = setTimeout(open, envelope.scode ? 5000 : 200);
+    });
+    source.onerror = () => {
+      onTrouble(new Failure({ ...AWAY, desc: "" }, ""));
+      if (source.readyState === EventSource.CLOSED) again = setTimeout(open, 3000);
+    };
+  };
+  open();
+  return () => { clearTimeout(again); source.close(); };
+}

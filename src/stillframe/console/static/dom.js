@@ -1,1 +1,28 @@
-/* to come */
+// Elements made of words, never of markup: a name that looks like a tag is only a name.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function filled(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** An HTML element; attributes that begin with "on" are listeners. */
+export const h = (tag, attributes, ...children) => filled(document.createElement(tag), attributes, children);
+
+/** An SVG element. */
+export const s = (tag, attributes, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
+
+export function replace(parent, ...children) {
+  parent.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+}
+
+/** A button; `kind` is a class: "", "main", "danger" or "quiet". */
+export const button = (text, onclick, { kind = "", ...more } = {}) =>
+  h("button", { type: "button", class: kind, onclick, ...more }, text);

@@ -1,1 +1,116 @@
-/* to come */
+// Who is signed in, which page is shown, and what is said to everybody.
+
+import * as api from "./api.js";
+import { activityPage } from "./activity.js";
+import { button, h, replace } from "./dom.js";
+import { listPage } from "./list.js";
+import { machinePage } from "./machine.js";
+import * as words from "./words.js";
+import { t } from "./words.js";
+
+const app = document.getElementById("app");
+const notices = h("div", { class: "notices", role: "region", "aria-live": "polite", "aria-label": "Stillframe" });
+let leave = () => {};
+let viewer = null;
+
+/** Something to read; an error stays until it is dismissed, and says what the service says. */
+export function tell(text, { error = null } = {}) {
+  const notice = error
+    ? h("div", { class: "notice error", role: "alert" },
+        h("p", {}, h("strong", {}, words.said(error))),
+        error.desc && h("p", { class: "desc" }, error.desc),
+        error.requestId && h("p", { class: "soft" }, `${t("request")} ${error.requestId}`))
+    : h("div", { class: "notice" }, h("p", {}, text));
+  notice.append(button(t("dismiss"), () => notice.remove(), { kind: "quiet" }));
+  notices.append(notice);
+  if (!error) setTimeout(() => notice.remove(), 6000);
+  return notice;
+}
+
+/** Do something for the user; what fails is said. Returns whether it went well. */
+export async function attempt(what, act) {
+  try {
+    await act();
+    if (what) tell(t("done", { what }));
+    return true;
+  } catch (error) {
+    if (!(error instanceof api.Failure)) throw error;
+    tell("", { error });
+    return false;
+  }
+}
+
+function choice(label, current, options, onchange) {
+  const select = h("select", { "aria-label": label, onchange: () => onchange(select.value) },
+    Object.entries(options).map(([value, text]) => h("option", { value, selected: value === current }, text)));
+  return select;
+}
+
+function preferences() {
+  return [
+    choice(t("theme"), words.theme, { auto: t("auto"), light: t("light"), dark: t("dark") }, words.setTheme),
+    choice(t("language"), words.language, { en: "English", zh: "中文" }, (chosen) => { words.setLanguage(chosen); draw(); }),
+  ];
+}
+
+function header(page) {
+  const link = (href, text, name) => h("a", { href, "aria-current": page === name ? "page" : null }, text);
+  return h("header", {},
+    h("a", { class: "skip", href: "#main", onclick: (event) => { event.preventDefault(); document.getElementById("main").focus(); } }, t("skip")),
+    h("a", { class: "brand", href: "#/" }, h("img", { src: "/console/icon.svg", alt: "", width: "24", height: "24" }), "Stillframe"),
+    h("nav", { "aria-label": t("console") }, link("#/", t("machines"), "list"), link("#/activity", t("activity"), "activity")),
+    h("div", { class: "who" }, ...preferences(),
+      h("span", { class: "soft", title: viewer.key_id }, viewer.tenant || viewer.role),
+      button(t("signOut"), async () => { await attempt("", api.signOut); viewer = null; draw(); }, { kind: "quiet" })));
+}
+
+function signInPage() {
+  const key = h("input", { id: "key", type: "password", autocomplete: "current-password", required: true, spellcheck: "false" });
+  const problem = h("p", { class: "problem", role: "alert" });
+  const form = h("form", { class: "sign-in", onsubmit: async (event) => {
+    event.preventDefault();
+    replace(problem);
+    try {
+      viewer = await api.signIn(key.value.trim());
+      key.value = "";
+      draw();
+    } catch (error) {
+      if (!(error instanceof api.Failure)) throw error;
+      replace(problem, `${words.said(error)} ${error.desc}`);
+      key.select();
+    }
+  } },
+  h("h1", {}, h("img", { src: "/console/icon.svg", alt: "", width: "40", height: "40" }), "Stillframe"),
+  h("label", { for: "key" }, t("key")), key, h("p", { class: "soft" }, t("keyHint")), problem,
+  h("button", { type: "submit", class: "main" }, t("signIn")));
+  replace(app, h("main", { id: "main", class: "alone", tabindex: "-1" }, form, h("div", { class: "who" }, ...preferences())), notices);
+  key.focus();
+}
+
+function route() {
+  const [, name = "", argument = ""] = location.hash.split("/");
+  if (name === "vm") return ["machine", machinePage, decodeURIComponent(argument)];
+  if (name === "activity") return ["activity", activityPage, ""];
+  return ["list", listPage, ""];
+}
+
+function draw() {
+  leave();
+  leave = () => {};
+  document.title = "Stillframe";
+  if (!viewer) { signInPage(); return; }
+  const [name, page, argument] = route();
+  const main = h("main", { id: "main", tabindex: "-1" });
+  replace(app, header(name), main, notices);
+  leave = page(main, { argument, viewer, mayAct: viewer.role !== "reader" }) ?? (() => {});
+}
+
+words.show();
+api.whenSignedOut(() => { viewer = null; draw(); });
+window.addEventListener("hashchange", () => { draw(); document.getElementById("main")?.focus(); });
+try {
+  viewer = await api.who();
+} catch (error) {
+  if (!(error instanceof api.Failure)) throw error;
+}
+draw();
