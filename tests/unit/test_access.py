@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,24 @@ def test_a_key_that_stops_while_its_body_is_sent_is_refused(door: DoorClient) ->
     response = door.request("POST", f"{SNAPSHOTS}/delete", key="operator", json=identified(name="a"))
     must_fail(as_envelope(response), ErrorCase.NOT_AUTHENTICATED)
     assert door.stub.asked == []
+
+
+def test_a_key_that_stops_before_the_end_of_an_empty_body_is_refused(door: DoorClient) -> None:
+    """A call that only looks can be held back as well: by chunks of which the last and empty one does not come."""
+
+    class Stops(dict[str, Principal]):
+        def __getitem__(self, text: str) -> Principal:
+            return self.pop(text)
+
+    async def nothing() -> AsyncIterator[bytes]:
+        for part in ():
+            yield part
+
+    door.stub.principals = Stops(reader=Principal("0" * 12, Role.READER, TENANT))
+    response = door.request("GET", f"{SNAPSHOTS}/tree", key="reader", params=WHERE, content=nothing())
+    assert response.request.headers["Transfer-Encoding"] == "chunked"
+    must_fail(as_envelope(response), ErrorCase.NOT_AUTHENTICATED)
+    assert door.stub.viewers == []
 
 
 def test_a_reader_may_look_and_change_nothing(door: DoorClient) -> None:

@@ -111,7 +111,7 @@ class Transport:
             await self._gate.admit(scope)
             body = await incoming.read(self._settings.max_body_bytes, self._settings.request_timeout_s)
             scope[ENTRY].body = body
-            if body:
+            if incoming.is_announced:  # an empty one as well: its end may be held back
                 await self._gate.admit_again(scope)
         except StillframeError as refusal:
             # the rest of the body is thrown away, so that a client that is still sending gets to read the answer
@@ -169,13 +169,14 @@ class _Replay:
 
 
 class _Incoming:
-    """A request's body, announced or chunked. ``complete``: its end has been seen."""
+    """A request's body. ``is_announced``: there is to be one, of known length or in chunks. ``complete``: its end was seen."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
         headers = Headers(scope=scope)
         announced = headers.get("content-length", "")
         self._announced_bytes = int(announced) if announced.isascii() and announced.isdigit() else 0
+        self.is_announced = self._announced_bytes > 0 or "transfer-encoding" in headers
         self._waits_for_continue = "expect" in headers
         self.complete = False
 
