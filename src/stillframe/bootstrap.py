@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import gc
-import json
 import logging
 import os
 import signal
@@ -33,7 +32,7 @@ from stillframe.domain.errors import ErrorCase, StillframeError
 from stillframe.domain.findings import Finding, FindingKind
 from stillframe.http.app import create_app
 from stillframe.http.server import server_config
-from stillframe.listening import local_url, split_listen, why_not_kept, why_not_listen, write_secret
+from stillframe.listening import local_url, speak, split_listen, why_not_kept, why_not_listen, write_secret
 from stillframe.operations.doctor import Doctor, Report, untrusted
 from stillframe.operations.log_keeper import LogKeeper
 from stillframe.operations.moments import Watch, unwatched
@@ -262,13 +261,16 @@ def only_one_on(settings: Settings) -> Iterator[None]:
     Raises:
         StateInUseError: another one is there.
     """
-    with settings.lock_file.open("a", encoding="ascii") as lock:
+    # nobody else's: who may read a file may lock it, and would keep the service from starting
+    descriptor = os.open(settings.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "rb+") as lock:
+        os.fchmod(descriptor, 0o600)
         give_up_at = time.monotonic() + _LOCK_WAIT_S
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                # a command that looks whether a service runs has it for an instant
+                # a doctor that looks at the state directory has it for a moment
                 if time.monotonic() > give_up_at:
                     raise StateInUseError from error
                 time.sleep(_LOCK_WAIT_S / 10)
@@ -309,13 +311,8 @@ class _AnnouncingServer(uvicorn.Server):
 
 
 def _announce(settings: Settings, host: str, port: int) -> None:
-    """Tell commands with the same state directory how the service is reached."""
+    """Tell commands with the same state directory how the service is reached, for as long as this process lives."""
     url = local_url(settings.scheme, host, port)
-    temporary = settings.service_file.with_suffix(".tmp")
     certificate = str(settings.tls_certificate.resolve()) if settings.tls_certificate else ""
-    told = {"url": url, "pid": os.getpid(), "certificate": certificate}
-    temporary.unlink(missing_ok=True)
-    with temporary.open("x", encoding="utf-8") as file:  # never through a link
-        json.dump(told, file)
-    temporary.replace(settings.service_file)
+    speak(settings.service_file, {"url": url, "pid": os.getpid(), "certificate": certificate})
     log.info("listening on %s", url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -326,6 +327,23 @@ def test_by_tls_the_command_line_trusts_the_very_certificate(tmp_path: Path) -> 
         assert (listed.returncode, listed.stderr) == (0, "")
         with httpx.Client() as plain, pytest.raises(httpx.HTTPError):
             plain.get(f"{service.url}/v1/compute/list")
+
+
+def test_nobody_else_can_pass_for_the_service_or_keep_it_from_starting() -> None:
+    with running_service() as service:
+        lock, word = service.state / "lock", service.state / "service.json"
+        assert lock.stat().st_mode & 0o777 == 0o600
+        assert word.stat().st_mode & 0o777 == 0o644
+        service.kill()
+        # as anybody may who may read it
+        with word.open("rb") as readable:
+            fcntl.flock(readable, fcntl.LOCK_EX)
+            with pytest.raises(AssertionError, match="was killed"):
+                service.cli("key", "list")
+            lock.chmod(0o644)  # as an older version left it
+            service.start()
+        assert "administrator" in service.cli("key", "list")
+        assert lock.stat().st_mode & 0o777 == 0o600
 
 
 def test_without_room_for_the_first_key_nothing_listens() -> None:

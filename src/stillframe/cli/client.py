@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import ssl
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 
 from stillframe.domain.errors import ErrorCase
+from stillframe.listening import is_spoken
 from stillframe.settings import Settings
 
 EXIT_FAILED = 1
@@ -39,9 +39,6 @@ def call(settings: Settings, method: str, path: str, **arguments: Any) -> Any:
         CliError: no service runs (exit 3), or it answered with an error or not at all (exit 1).
     """
     told = service_address(settings)
-    # one that was killed leaves its word behind, and whoever listens at its address now would be given the key
-    if not _is_held(settings.lock_file):
-        raise _no_service(settings.state, "the one that ran was killed", "之前的服务已被终止")
     headers, why_no_key = _api_key(settings)
     timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
@@ -80,11 +77,13 @@ def service_address(settings: Settings) -> Address:
     """Where the service of the settings' state directory listens, by its own word in ``service.json``.
 
     Raises:
-        CliError: exit 3, when there is no such file or it does not say.
+        CliError: exit 3, when there is no such file, it does not say, or who wrote it is no more.
     """
     file = settings.service_file
     try:
-        told = json.loads(file.read_text("utf-8"))
+        with file.open("rb") as opened:
+            told = json.loads(opened.read().decode("utf-8"))
+            is_alive = is_spoken(opened.fileno())
         address = Address(told["url"], told.get("certificate", ""))
     except FileNotFoundError as error:
         raise _no_service(settings.state, f"{file} does not exist", f"{file} 不存在") from error
@@ -92,19 +91,10 @@ def service_address(settings: Settings) -> Address:
         raise _no_service(settings.state, f"{file} cannot be read", f"{file} 无法读取") from error
     if not isinstance(address.url, str) or not address.url.startswith(("http://", "https://")):
         raise _no_service(settings.state, f"{file} names no address", f"{file} 中没有服务地址")
+    # one that was killed leaves its word behind, and whoever listens at its address now would be given the key
+    if not is_alive:
+        raise _no_service(settings.state, "the one that ran was killed", "之前的服务已被终止")
     return address
-
-
-def _is_held(lock: Path) -> bool:
-    """A service runs on the state directory. Asked for shared, and for an instant: see ``only_one_on``."""
-    try:
-        with lock.open("rb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
 
 
 def _api_key(settings: Settings) -> tuple[dict[str, str], str]:
