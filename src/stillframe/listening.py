@@ -75,7 +75,14 @@ def why_not_kept(state: Path) -> str:
     Raises:
         OSError: it cannot be looked at.
     """
-    mode = stat.S_IMODE(state.stat().st_mode)
+    found = state.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        return (
+            f"refused: {state} belongs to uid {found.st_uid}, who could replace the keys and the database; run the service "
+            f"as that user, or: chown {os.geteuid()} {state}\n"
+            f"拒绝：{state} 属于 uid {found.st_uid}，该用户能替换密钥和数据库；请以该用户运行服务，或执行 chown {os.geteuid()} {state}"
+        )
+    mode = stat.S_IMODE(found.st_mode)
     if not mode & (stat.S_IWGRP | stat.S_IWOTH):
         return ""
     return (
@@ -104,6 +111,8 @@ def _reachable(host: str) -> str:
 def write_secret(path: Path, text: str) -> None:
     """The file holds this line, durably, and only its owner can read it: at no moment can anybody else.
 
+    Written by root, it is its directory's owner's: a command of root's does not take the service's key from it.
+
     Raises:
         OSError: it could not be written; what stood there still does.
     """
@@ -111,6 +120,9 @@ def write_secret(path: Path, text: str) -> None:
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        owner = path.parent.stat()
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())

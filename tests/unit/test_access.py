@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,19 @@ def test_a_state_directory_that_others_may_write_into_is_refused(tmp_path: Path,
     state.chmod(mode)
     refusal = why_not_kept(state)
     assert ("chmod go-w" in refusal) is refused
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")
+def test_a_state_directory_of_somebody_else_is_refused_and_keeps_its_key(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o711)
+    os.chown(state, 65534, 65534)
+    refusal = why_not_kept(state)
+    assert "uid 65534" in refusal
+    assert "拒绝" in refusal
+    write_secret(state / "admin.key", "new")
+    written = (state / "admin.key").stat()
+    assert (written.st_uid, written.st_gid, written.st_mode & 0o777) == (65534, 65534, 0o600)
 
 
 @pytest.mark.parametrize("listen", ["foo", ":8080", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", "[::1]"])
