@@ -102,3 +102,17 @@ def test_sessions_that_have_expired_are_forgotten_with_the_next(world: World) ->
     sessions.open_session(world, key.text)
     with world.metadata.read() as tx:
         assert tx.keys.session(sessions._digest(old.token)) is None
+
+
+def test_who_signs_in_again_and_again_ends_the_oldest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 3)
+    key, other = a_key(world), a_key(world)
+    others = sessions.open_session(world, other.text)
+    opened = []
+    for _ in range(5):
+        opened.append(sessions.open_session(world, key.text))
+        wait(world, 1)
+    for session in opened[:2]:
+        must_refuse(world, session.token, "sign in again")
+    for session in (*opened[2:], others):
+        assert sessions.resume(world, session.token) == session.principal

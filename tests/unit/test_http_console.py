@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from stillframe.domain.access import Principal, Role
-from stillframe.domain.errors import ErrorCase, Refused
+from stillframe.domain.errors import ErrorCase
 from stillframe.http import events
 from stillframe.http.pages import FILES, POLICY
 from stillframe.operations.tasks import TaskPage
@@ -44,22 +44,31 @@ def door() -> DoorClient:
 
 
 def test_a_key_becomes_a_cookie_that_no_script_and_no_other_site_can_use(door: DoorClient) -> None:
-    response = door.request("POST", SESSION, key="", json={"api_key": "sfk_x"})
+    response = door.request("POST", SESSION, key="", json={"api_key": ADMIN_KEY})
     assert as_envelope(response)["data"] == {"key_id": ADMIN.key_id, "role": "administrator", "tenant": ""}
     cookie = response.headers["set-cookie"]
     assert cookie.startswith(f"stillframe_session={TOKEN}; ")
     assert {"HttpOnly", "SameSite=strict", "Path=/", "Max-Age=43200"} <= set(cookie.split("; "))
     assert "Secure" not in cookie
-    assert door.stub.asked == [("open_session", "sfk_x", "192.0.2.7")]
+    assert door.stub.asked == [("open_session", ADMIN_KEY, "192.0.2.7")]
 
 
 def test_where_the_service_is_reached_by_tls_the_cookie_goes_no_other_way() -> None:
-    response = DoorClient(public_url="https://vms.example").request("POST", SESSION, key="", json={"api_key": "k"})
+    response = DoorClient(public_url="https://vms.example").request(
+        "POST", SESSION, key="", json={"api_key": ADMIN_KEY}
+    )
     assert "Secure" in response.headers["set-cookie"].split("; ")
 
 
+def test_who_signs_in_too_often_is_held_back() -> None:
+    door = DoorClient(requests_per_s=1)
+    door.stub.principals["reader"] = Principal("1" * 12, Role.READER, TENANT)
+    codes = [as_envelope(door.request("POST", SESSION, key="", json={"api_key": "reader"}))["scode"] for _ in range(3)]
+    assert codes == [0, 0, ErrorCase.RATE_LIMITED.code]
+    assert [asked[0] for asked in door.stub.asked] == ["open_session"] * 2
+
+
 def test_a_wrong_key_is_refused_and_noted(door: DoorClient) -> None:
-    door.stub.outcomes["open_session"] = refused(ErrorCase.NOT_AUTHENTICATED)
     response = door.request("POST", SESSION, key="", json={"api_key": "sfk_wrong"})
     must_fail(as_envelope(response), ErrorCase.NOT_AUTHENTICATED)
     assert "set-cookie" not in response.headers
@@ -179,13 +188,13 @@ def test_changes_are_told_once_and_the_end_of_a_key_ends_the_stream(door: DoorCl
     looks = iter([40, 40, 70])
 
     def list_tasks(_query: Any) -> TaskPage:
-        try:
-            return TaskPage((a_task(progress=next(looks)),), "")
-        except StopIteration:
-            raise Refused(ErrorCase.NOT_AUTHENTICATED, "revoked") from None
+        progress = next(looks)
+        if progress == 70:
+            door.stub.principals.clear()
+        return TaskPage((a_task(progress=progress),), "")
 
     door.stub.outcomes["list_tasks"] = list_tasks
-    first, second, (name, envelope) = told(door.request("GET", EVENTS).text)
+    first, second, (name, envelope) = told(door.request("GET", EVENTS, key="", headers=COOKIE).text)
     assert [one[1]["tasks"][0]["progress"] for one in (first, second)] == [40, 70]
     assert (name, envelope["scode"]) == ("end", ErrorCase.NOT_AUTHENTICATED.code)
 

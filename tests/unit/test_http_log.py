@@ -208,6 +208,15 @@ def test_who_asks_to_see_what_it_may_not_is_noted(door: DoorClient) -> None:
     assert (noted.principal, noted.call, noted.case) == (READER, "", ErrorCase.NOT_ALLOWED)
 
 
+def test_a_tenants_look_at_what_does_not_exist_for_it_is_noted(door: DoorClient) -> None:
+    door.stub.outcomes["tree"] = refused(ErrorCase.VM_UNKNOWN)
+    where = {"cluster_uuid": "", "compute_uuid": VM}
+    must_fail(as_envelope(door.request("GET", f"{BASE}/tree", key="reader", params=where)), ErrorCase.VM_UNKNOWN)
+    assert (the_one(door).principal, the_one(door).call) == (READER, "")
+    must_fail(door.get(f"{BASE}/tree", **where), ErrorCase.VM_UNKNOWN)
+    assert len(door.stub.noted) == 1, "an administrator's is no attempt at anything"
+
+
 def test_a_stranger_is_noted_whatever_it_asks_for_and_what_it_sends_is_not_looked_at(door: DoorClient) -> None:
     for method, path in (("POST", CREATE), ("GET", LOG), ("GET", "/v1/%0Aforged"), ("POST", "/nowhere")):
         response = door.request(method, path, key="", json=identified(name="a", vm_type="GCD"))

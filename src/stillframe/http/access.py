@@ -107,6 +107,14 @@ class Gate:
         principal = await self._prove(scope)
         # also for one that is turned away: whose attempt it was is known
         scope[PRINCIPAL] = principal
+        self.hold_back(principal)
+
+    def hold_back(self, principal: Principal) -> None:
+        """It does not ask too often.
+
+        Raises:
+            Refused: RATE_LIMITED, with ``retry_after_s``, when it is a tenant's key and does.
+        """
         if principal.bound is not None:
             self._throttle.check(principal.key_id)
 

@@ -62,10 +62,12 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
     app.add_route("/openapi.json", _document(app), include_in_schema=False)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
+    gate = Gate(use_cases.authenticate, use_cases.resume_session, Throttle(settings.requests_per_s))
+    app.state.gate = gate
     app.add_middleware(
         Transport,
         settings=settings,
-        gate=Gate(use_cases.authenticate, use_cases.resume_session, Throttle(settings.requests_per_s)),
+        gate=gate,
         ledger=Ledger(use_cases.note_refusal, logged_calls(routers)),
     )
     return app

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
 import anyio
@@ -94,7 +94,7 @@ async def events(
 ) -> Response:
     """Tell what goes on, as it happens (server-sent events)."""
     streams: Streams = request.app.state.streams
-    teller = _Teller(door, viewer, params)
+    teller = _Teller(door, viewer, params, lambda: request.app.state.gate.admit_again(request.scope))
     first = await teller.look()  # what is wrong with the request is an envelope, not a stream
     streams.enter(viewer.key_id)
     stream = _tell(teller, first, params.wait_s, streams)
@@ -121,7 +121,10 @@ class _Stream(StreamingResponse):
 class _Teller:
     """Looks how it is."""
 
-    def __init__(self, door: Door, viewer: Principal, params: EventsParams) -> None:
+    def __init__(
+        self, door: Door, viewer: Principal, params: EventsParams, admit_again: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._admit_again = admit_again
         self._door = door
         self._viewer = viewer
         self._params = params
@@ -129,7 +132,8 @@ class _Teller:
         self._vm_at = 0.0
 
     async def look(self) -> str:
-        """Raises ``StillframeError``: the VM or the key is no more, or libvirt or the database are away."""
+        """Raises ``StillframeError``: the VM is no more, or the key or session, or libvirt or the database are away."""
+        await self._admit_again()
         params, use_cases = self._params, self._door.use_cases
         now = time.monotonic()
         if params.compute_uuid and now - self._vm_at >= _VM_EVERY_S:
@@ -137,13 +141,9 @@ class _Teller:
             self._vm = {"state": await self._door.look(use_cases.power_state, ref, self._viewer)}
             self._vm_at = now
         query = TaskQuery(cluster_uuid=params.cluster_uuid, compute_uuid=params.compute_uuid, limit=_TASKS)
-        page = await self._door.recall(self._tasks, query)
+        page = await self._door.recall(use_cases.list_tasks, query, self._viewer)
         tasks = [task_data(task).model_dump(mode="json") for task in page.tasks]
         return json.dumps({"vm": self._vm, "tasks": tasks}, ensure_ascii=False)
-
-    def _tasks(self, query: TaskQuery) -> Any:
-        self._door.use_cases.check_usable(self._viewer)
-        return self._door.use_cases.list_tasks(query, self._viewer)
 
 
 async def _tell(teller: _Teller, first: str, wait_s: int, streams: Streams) -> AsyncIterator[str]:

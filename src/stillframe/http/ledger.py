@@ -25,6 +25,8 @@ ENTRY = "stillframe.entry"  # where the call's entry lies in the ASGI scope
 # of a body that was refused only so much is looked at; a body that names a machine is shorter by far
 _CLAIMS_MAX_BYTES = 64 << 10
 _ATTEMPTS = frozenset({ErrorCase.NOT_AUTHENTICATED, ErrorCase.NOT_ALLOWED})
+# where they are a tenant's: whether there is none or it is another's
+_PROBES = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN, ErrorCase.LOG_LINE_UNKNOWN})
 _MARKS = ("GCD", "GDT")
 _THREADS = 8
 
@@ -58,18 +60,24 @@ class Ledger:
     async def close(self, scope: Scope) -> None:
         """A refused attempt that no use case has written a line about gets one. Repeatable.
 
-        Of calls that change nothing those are attempts that bring no key, or one that does not allow them. A service that is being stopped does not
+        Of calls that change nothing those are attempts that bring no key or one that does not allow them, and a tenant's
+        at what does not exist for it. A service that is being stopped does not
         wait: what it cuts off is finished or undone at its next start, and is no refusal.
         """
         entry: Entry = scope[ENTRY]
         error, principal = entry.error, scope.get(PRINCIPAL)
         if error is None or entry.is_logged or error.case is ErrorCase.STOPPING:
             return
-        if not entry.call and error.case not in _ATTEMPTS:
+        if not entry.call and not _is_attempt(error.case, principal):
             return
         entry.noted()
         refused = _refused_call(scope, entry, error, principal)
         await anyio.to_thread.run_sync(partial(self._note_refusal, refused), limiter=self._threads)
+
+
+def _is_attempt(case: ErrorCase, principal: Principal | None) -> bool:
+    is_tenants = principal is not None and principal.bound is not None
+    return case in _ATTEMPTS or (is_tenants and case in _PROBES)
 
 
 def logged_calls(routers: Iterable[APIRouter]) -> dict[str, str]:

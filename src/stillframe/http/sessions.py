@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response, Security
 from pydantic import BaseModel, Field
 
 from stillframe.domain.access import Need, Principal
-from stillframe.http.access import API_KEY, SESSION_COOKIE, SIGN_IN_PATH, ViewerOf, by_anybody, needs, session_of
+from stillframe.http.access import API_KEY, SESSION_COOKIE, SIGN_IN_PATH, Gate, ViewerOf, by_anybody, needs, session_of
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers
 from stillframe.http.ledger import address_of
 from stillframe.http.parsing import StrictRoute, refuse_repeated
@@ -42,6 +42,9 @@ def _who(principal: Principal) -> WhoData:
 @by_anybody("session open")
 async def sign_in(body: SignInBody, request: Request, door: DoorOf) -> Response:
     """Sign in with a key: the answer sets a cookie for twelve hours. Needs no ApiKey."""
+    gate: Gate = request.app.state.gate
+    # before anything is written: who has a key may come again and again with it
+    gate.hold_back(await door.recall(door.use_cases.authenticate, body.api_key))
     session = await door.recall(door.use_cases.open_session, body.api_key, address_of(request.scope))
     response = answer(_who(session.principal))
     response.set_cookie(

@@ -71,14 +71,6 @@ def authenticate(world: World, text: str) -> Principal:
     return Principal(row.key_id, row.role, row.tenant)
 
 
-def check_usable(world: World, key_id: str) -> None:
-    """Raises ``Refused`` NOT_AUTHENTICATED when the key has stopped."""
-    with world.metadata.read() as tx:
-        row = tx.keys.get(key_id)
-    if row is None or not row.is_usable(world.now_s()):
-        raise Refused(ErrorCase.NOT_AUTHENTICATED, f"key {key_id} {_ended(row) if row else 'is no more'}")
-
-
 def create_key(world: World, spec: KeySpec, created_by: str) -> NewKey:
     """A new key, usable when this returns.
 

@@ -17,6 +17,7 @@ from stillframe.operations.world import World
 from stillframe.ports.keys import SessionRow
 
 LIFETIME_S = 12 * 3600
+SESSIONS_MAX = 50  # of one key; who signs in once more ends the oldest
 _TOKEN_BYTES = 32
 _TOKEN = re.compile(rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
 
@@ -44,6 +45,7 @@ def open_session(world: World, key_text: str) -> NewSession:
     session = SessionRow(_digest(token), principal.key_id, now, now + LIFETIME_S)
     with world.metadata.write() as tx:
         tx.keys.end_sessions(now)
+        tx.keys.end_oldest_sessions(principal.key_id, keep=SESSIONS_MAX - 1)
         tx.keys.open_session(session)
     return NewSession(principal, token, session.expires_at)
 

@@ -201,7 +201,7 @@ class UseCases(Looking):
     def assign_vm(self, ref: VmRef, tenant: str, tenant_name: str, namespace: str, caller: Caller) -> None:
         with self._attempt(caller, "assign", ref, "") as attempt:
             vm = self._vm(ref, caller.principal, attempt)
-            with self._claim(vm, "assign", attempt, settle=False):
+            with self._claim(vm, "assign", attempt):  # what is left is the tenant's of now, to its end
                 with self.world.metadata.read() as tx:
                     # what is being saved is reserved in the budget of the tenant that it is of now
                     rules.check_nothing_saving(vm, tx.snapshots.of_vm(vm.uuid))
@@ -243,14 +243,6 @@ class UseCases(Looking):
 
     def authenticate(self, text: str) -> Principal:
         return keys.authenticate(self.world, text)
-
-    def check_usable(self, viewer: Principal) -> None:
-        """For who goes on looking without asking anew.
-
-        Raises:
-            Refused: NOT_AUTHENTICATED: the key has stopped.
-        """
-        keys.check_usable(self.world, viewer.key_id)
 
     def open_session(self, key_text: str, address: str) -> NewSession:
         """What is refused is the door's to log: nobody is known then."""

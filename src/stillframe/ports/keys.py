@@ -70,6 +70,10 @@ class KeyRows(Protocol):
         """Those that expired before then, Unix seconds, are forgotten."""
         ...
 
+    def end_oldest_sessions(self, key_id: str, *, keep: int) -> None:
+        """Of this key the newest ``keep`` stay."""
+        ...
+
     def set_end(self, key_id: str, *, revoked_at: int | None, expires_at: int | None) -> None:
         """When it stops. Nothing else of a key ever changes."""
         ...

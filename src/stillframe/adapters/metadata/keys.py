@@ -54,6 +54,12 @@ class SqlKeys:
     def end_sessions(self, before: int) -> None:
         self._connection.execute(sa.delete(sessions).where(sessions.c.expires_at < before))
 
+    def end_oldest_sessions(self, key_id: str, *, keep: int) -> None:
+        mine = sessions.c.key_id == key_id
+        newest = sa.select(sessions.c.digest).where(mine).order_by(sessions.c.created_at.desc(), sessions.c.digest)
+        old = [row.digest for row in self._connection.execute(newest.offset(keep))]
+        self._connection.execute(sa.delete(sessions).where(sessions.c.digest.in_(old)))
+
     def set_end(self, key_id: str, *, revoked_at: int | None, expires_at: int | None) -> None:
         change = sa.update(api_keys).where(api_keys.c.key_id == key_id)
         self._connection.execute(change.values(revoked_at=revoked_at, expires_at=expires_at))
