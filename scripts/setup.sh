@@ -12,6 +12,7 @@ policy_is_ours=
 exec 9>build/setup.lock
 flock 9
 
+packages_browser=(chromium fonts-noto-cjk)
 packages_always=(ca-certificates cpio gcc libc6-dev make pkg-config postgresql xz-utils)
 packages_virtual=(libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev qemu-system-x86 qemu-utils)
 qemu_floor=9.0     # the first with mapped-ram, which memory snapshots are made of

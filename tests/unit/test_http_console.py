@@ -182,6 +182,10 @@ def test_what_is_wrong_with_the_question_is_an_envelope(door: DoorClient) -> Non
     door.stub.outcomes["power_state"] = refused(ErrorCase.VM_UNKNOWN)
     must_fail(as_envelope(door.request("GET", EVENTS, params={"compute_uuid": VM})), ErrorCase.VM_UNKNOWN)
     must_fail(as_envelope(door.request("GET", EVENTS, params={"wait_s": "-1"})), ErrorCase.PARAMETER_MALFORMED)
+    door.stub.noted.clear()
+    browser = door.request("GET", EVENTS, params={"compute_uuid": VM}, headers={"Accept": "text/event-stream"})
+    ((name, envelope),) = told(browser.text)
+    assert (name, envelope["scode"]) == ("end", ErrorCase.VM_UNKNOWN.code)
 
 
 def test_changes_are_told_once_and_the_end_of_a_key_ends_the_stream(door: DoorClient) -> None:

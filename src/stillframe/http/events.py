@@ -15,12 +15,13 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from stillframe.domain.access import Need, Principal
 from stillframe.domain.errors import ErrorCase, Refused, StillframeError
-from stillframe.http.access import API_KEY, ViewerOf, needs
+from stillframe.http.access import API_KEY, ViewerOf, level, needs
 from stillframe.http.door import Door, DoorOf
 from stillframe.http.envelope import EmptyData, Failure, failure_of
 from stillframe.http.fields import UuidOrEmpty, query_integer
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.tasks import ClusterUuid, task_data
+from stillframe.http.transport import respond_to
 from stillframe.operations.requests import VmRef
 from stillframe.operations.tasks import TaskQuery
 
@@ -32,6 +33,7 @@ _LOOK_EVERY_S = 0.5
 _VM_EVERY_S = 2.0
 _HEARTBEAT_S = 15.0
 _WAIT_MAX_S = 3600
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _TASKS = 20  # the newest; what is older and still runs is shown by the list of tasks
 
 router = APIRouter(
@@ -83,7 +85,8 @@ class Streams:
             },
             "description": "Events named `state`, each the whole of what is known as JSON: `vm` (its `state`, null where "
             "none was asked for) and `tasks`, the newest, as `task/list` tells them. One at once, and one whenever "
-            "something has changed. `end` comes last, with an envelope where the stream ends with an error.",
+            "something has changed. `end` comes last, with an envelope where the stream ends with an error; to who accepts "
+            "`text/event-stream` also one that it begins with.",
         },
         "default": {"model": Failure[EmptyData], "description": "The envelope with an error, before the first event."},
     },
@@ -95,11 +98,18 @@ async def events(
     """Tell what goes on, as it happens (server-sent events)."""
     streams: Streams = request.app.state.streams
     teller = _Teller(door, viewer, params, lambda: request.app.state.gate.admit_again(request.scope))
-    first = await teller.look()  # what is wrong with the request is an envelope, not a stream
+    try:
+        first = await teller.look()
+    except StillframeError as error:
+        if "text/event-stream" not in request.headers.get("accept", ""):
+            raise
+        # a browser's event source cannot read an envelope, and would come again and again
+        await level(request.scope, error.case)
+        told = respond_to(request, error)
+        return Response(_event("end", bytes(told.body).decode()), media_type="text/event-stream", headers=_HEADERS)
     streams.enter(viewer.key_id)
     stream = _tell(teller, first, params.wait_s, streams)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return _Stream(stream, lambda: streams.leave(viewer.key_id), headers=headers)
+    return _Stream(stream, lambda: streams.leave(viewer.key_id), headers=_HEADERS)
 
 
 class _Stream(StreamingResponse):

@@ -12,7 +12,9 @@ and shut off, and the error says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from stillframe.domain import rules
@@ -150,6 +152,17 @@ def _prepare(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
     made.result()
 
 
+@contextmanager
+def _naming(snapshot: Snapshot) -> Iterator[None]:
+    """What is wrong with its memory says whose that is."""
+    try:
+        yield
+    except Failed as error:
+        if error.case is not ErrorCase.MEMORY_DAMAGED:
+            raise
+        raise Failed(error.case, f"{snapshot.described}: {error.desc}") from error
+
+
 def _verify(world: World, plan: RollbackPlan) -> None:
     """Nothing is trusted that is not checked, and all of it before anything is thrown away.
 
@@ -162,9 +175,10 @@ def _verify(world: World, plan: RollbackPlan) -> None:
     if text_checksum(snapshot.definition_xml) != snapshot.definition_checksum:
         raise Failed(ErrorCase.CONFIGURATION_DAMAGED, snapshot.described)
     if plan.memory_uuid is not None:
-        if not world.memory_store.is_unchanged(plan.memory_uuid):
-            world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
-        world.keeper.check_restorable(world.memory_store.capture_path(plan.memory_uuid), plan.vm_uuid)
+        with _naming(snapshot):
+            if not world.memory_store.is_unchanged(plan.memory_uuid):
+                world.memory_store.verify(plan.memory_uuid, plan.memory_checksum)
+            world.keeper.check_restorable(world.memory_store.capture_path(plan.memory_uuid), plan.vm_uuid)
 
 
 def make_overlay(world: World, disk: DiskReturn) -> None:

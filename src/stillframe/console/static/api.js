@@ -21,7 +21,7 @@ const AWAY = {
 // what is listened for where a session has ended
 let onSignedOut = () => {};
 export const whenSignedOut = (listener) => { onSignedOut = listener; };
-const SIGNED_OUT = 25001;
+const SIGNED_OUT = 25001, UNKNOWN = 22002;
 
 async function call(method, path, { query, body } = {}) {
   const url = query ? `${path}?${new URLSearchParams(query)}` : path;
@@ -87,9 +87,10 @@ export function listen(vm, onState, onTrouble) {
     source.addEventListener("end", (event) => {
       const envelope = JSON.parse(event.data);
       source.close();
-      if (envelope.scode === SIGNED_OUT) onSignedOut();
-      else if (envelope.scode) onTrouble(new Failure(envelope, ""));
-      again = setTimeout(open, envelope.scode ? 5000 : 200);
+      if (envelope.scode === SIGNED_OUT) { onSignedOut(); return; }
+      if (envelope.scode) onTrouble(new Failure(envelope, ""));
+      // one that does not exist for us will not come to exist
+      if (envelope.scode !== UNKNOWN) again = setTimeout(open, envelope.scode ? 5000 : 200);
     });
     source.onerror = () => {
       onTrouble(new Failure({ ...AWAY, desc: "" }, ""));

@@ -17,6 +17,7 @@ let viewer = null;
 export function tell(text, { error = null } = {}) {
   const notice = error
     ? h("div", { class: "notice error", role: "alert" },
+        text && h("p", {}, text),
         h("p", {}, h("strong", {}, words.said(error))),
         error.desc && h("p", { class: "desc" }, error.desc),
         error.requestId && h("p", { class: "soft" }, `${t("request")} ${error.requestId}`))
@@ -35,7 +36,7 @@ export async function attempt(what, act) {
     return true;
   } catch (error) {
     if (!(error instanceof api.Failure)) throw error;
-    tell("", { error });
+    tell(what, { error });
     return false;
   }
 }

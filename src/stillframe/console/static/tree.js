@@ -12,7 +12,7 @@ const place = (item) => ({ x: MARGIN + item.depth * STEP_X, y: MARGIN + item.lan
 
 export function treeView({ onChoose, onOpen, onFold }) {
   let seen = null, byKey = new Map(), byUuid = new Map(), itemOf = new Map(), drawn = new Map();
-  let chosen = "", focused = "", view = null, hits = [], hit = -1;
+  let chosen = "", focused = "", view = null, moved = false, hits = [], hit = -1;
 
   const stage = s("g");
   const svg = s("svg", { role: "tree", "aria-label": t("tree"), class: "tree" }, stage);
@@ -27,7 +27,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
       h("span", { class: "zoom" },
         button("−", () => zoom(1 / 1.3), { kind: "quiet", "aria-label": t("zoomOut") }),
         button("+", () => zoom(1.3), { kind: "quiet", "aria-label": t("zoomIn") }),
-        button(t("fit"), fit, { kind: "quiet" }))),
+        button(t("fit"), () => { moved = false; fit(); }, { kind: "quiet" }))),
     frame);
 
   // --- drawing -------------------------------------------------------------------------------------------------
@@ -101,7 +101,8 @@ export function treeView({ onChoose, onOpen, onFold }) {
     if (!byKey.has(focused)) focused = itemOf.get(focused)?.key ?? NOW;
     if (chosen && !byUuid.has(chosen) && chosen !== NOW) { chosen = ""; onChoose(null); }
     mark();
-    if (isFirst || view === null) begin(); else paint();
+    // whoever has moved it finds it where they left it
+    if (isFirst || view === null || !moved) begin(); else paint();
     if (hadFocus) drawn.get(focused)?.focus({ preventScroll: true });
     if (find.value) look(find.value, true);
   }
@@ -146,6 +147,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
   }
 
   function centre(key) {
+    moved = true;
     const item = byKey.get(key), { width, height } = room(), { x, y } = place(item);
     view.x = width / 2 - (x + WIDTH / 2) * view.scale;
     view.y = height / 2 - (y + HEIGHT / 2) * view.scale;
@@ -166,13 +168,16 @@ export function treeView({ onChoose, onOpen, onFold }) {
   }
 
   function begin() {
+    frame.style.height = `min(62vh, max(16rem, ${extent().height + 24}px))`;
     fit();
     if (view.scale >= 0.6) return;
     view.scale = Math.min(1, room().width / (WIDTH + 2 * MARGIN));
     centre(NOW);
+    moved = false;
   }
 
   function zoom(factor, x = room().width / 2, y = room().height / 2) {
+    moved = true;
     const scale = Math.min(MOST, Math.max(LEAST, view.scale * factor));
     view = { scale, x: x - (x - view.x) * (scale / view.scale), y: y - (y - view.y) * (scale / view.scale) };
     paint();
@@ -193,6 +198,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
       const factor = Math.hypot(after.x - other.x, after.y - other.y) / Math.max(1, Math.hypot(before.x - other.x, before.y - other.y));
       zoom(factor, (after.x + other.x) / 2, (after.y + other.y) / 2);
     } else {
+      moved = true;
       view.x += after.x - before.x;
       view.y += after.y - before.y;
       paint();
@@ -205,6 +211,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
   frame.addEventListener("wheel", (event) => {
     if (!view) return;
     event.preventDefault();
+    moved = true;
     const { x, y } = inFrame(event);
     if (event.ctrlKey || event.metaKey) zoom(Math.exp(-event.deltaY / 300), x, y);
     else { view.x -= event.shiftKey ? event.deltaY : event.deltaX; view.y -= event.shiftKey ? 0 : event.deltaY; paint(); }
@@ -243,7 +250,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
     const moves = {
       ArrowUp: () => go(lines[at - 1]?.key), ArrowDown: () => go(lines[at + 1]?.key), Home: () => go(lines[0].key), End: () => go(lines.at(-1).key),
       ArrowLeft: () => go(item.parent), ArrowRight: () => go([...byKey.values()].find((one) => one.parent === item.key)?.key),
-      Enter: () => act(item), " ": () => act(item), "+": () => zoom(1.3), "-": () => zoom(1 / 1.3), 0: fit,
+      Enter: () => act(item), " ": () => act(item), "+": () => zoom(1.3), "-": () => zoom(1 / 1.3), 0: () => { moved = false; fit(); },
     };
     if (moves[event.key] && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); moves[event.key](); }
   });

@@ -1,0 +1,223 @@
+"""The console for everybody: both themes, both languages, phones, keyboards, screen readers, and trees of any size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from importlib.resources import files
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.conftest import PHONE, OpenTab
+from stillframe.adapters.metadata.database import open_metadata
+from stillframe.domain.snapshot import Snapshot
+from support.http_door import a_snapshot
+from support.offline import domain_xml, file_disk, image, lot, offline
+from support.service import Service, Vm
+
+MANY = 1000
+_AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[tuple[Vm, Vm]]:
+    """One with a few snapshots, one with a thousand in its database; both shut off."""
+    service = Service()
+    try:
+        lots = [lot(service, name) for name in ("db-small", "db-large")]
+        acts = [
+            ("define", domain_xml(one, [file_disk(image(one.directory / f"{disk}.qcow2", size="1M"), disk) for disk in ("vda", "vdb")]))
+            for one in lots
+        ]  # fmt: skip
+        offline(service, *acts)
+        service.start()
+        small, large = (one.vm(service) for one in lots)
+        for name in ("base", "左", "next"):
+            small.create(name, description=f"what {name} holds")
+        small.rollback("base")
+        small.create("other branch")
+        with closing(open_metadata(f"sqlite:///{service.state}/stillframe.db")) as metadata, metadata.write() as tx:
+            for snapshot in _grown(large.uuid):
+                tx.snapshots.insert(snapshot)
+        yield small, large
+    finally:
+        service.destroy()
+
+
+def _grown(vm_uuid: str) -> Iterator[Snapshot]:
+    """A thousand, as they come about: long straight runs, and a branch off an older one now and then."""
+    uuids = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(MANY)]
+    for number, uuid in enumerate(uuids):
+        above = number - 1 if number % 25 else number - 17 if number else -1
+        yield a_snapshot(
+            uuid=uuid, vm_uuid=vm_uuid, name=f"nightly {number:04}", parent_uuid=uuids[above] if above >= 0 else None,
+            ctime=1_700_000_000 + number * 86400 // 2, disks=(), tenant="default",
+        )  # fmt: skip
+
+
+def faults(page: Page) -> list[str]:
+    """What axe-core finds serious or worse."""
+    # the page's own policy lets no script in but its own: the tool is put in from outside of it
+    page.evaluate(_AXE + ";0")
+    found = json.loads(page.evaluate("async () => JSON.stringify(await axe.run({resultTypes: ['violations']}))"))
+    return [
+        f"{violation['id']} ({violation['impact']}): {node['html'][:200]} {node.get('failureSummary', '')}"
+        for violation in found["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"][:3]
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_serious_fault_of_accessibility(machines: tuple[Vm, Vm], tab: OpenTab, theme: str, language: str) -> None:
+    small, _ = machines
+    one = tab(small.service, theme=theme, language=language)
+    found: dict[str, list[str]] = {}
+    one.page.goto(f"{small.service.url}/")
+    one.page.locator("#key").wait_for()
+    found["sign in"] = faults(one.page)
+    page = one.sign_in()
+    assert page.locator("html").get_attribute("lang") == ("zh-CN" if language == "zh" else "en")
+    one.picture(f"console-list-{theme}-{language}")
+    found["list"] = faults(page)
+    one.open(small)
+    page.locator("g.item").nth(1).click()
+    page.locator("aside.details dl").wait_for()
+    found["machine"] = faults(page)
+    one.picture(f"console-machine-{theme}-{language}")
+    for number, dialog in enumerate(("take", "roll back", "edit", "delete")):
+        scope = page.locator(".title .row") if dialog == "take" else page.locator("aside.details .row")
+        scope.get_by_role("button").nth(0 if dialog == "take" else {1: 0, 2: 2, 3: 3}[number]).click()
+        page.locator("dialog[open]").wait_for()
+        found[dialog] = faults(page)
+        page.keyboard.press("Escape")
+        page.locator("dialog").wait_for(state="detached")
+    page.goto(f"{small.service.url}/#/activity")
+    page.locator(".tasks .task").first.wait_for()
+    found["activity"] = faults(page)
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_the_check_of_accessibility_sees_a_fault(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
+    page = tab(machines[0].service).sign_in()
+    page.evaluate("document.querySelector('select').removeAttribute('aria-label')")
+    assert any("select-name" in line for line in faults(page))
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
+    small, large = machines
+    one = tab(small.service, size=PHONE)
+    page = one.sign_in()
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) <= 0
+    one.picture("console-list-phone")
+    for vm in (small, large):
+        one.open(vm)
+        page.get_by_label("Find a snapshot").fill("base" if vm is small else "nightly 0500")
+        expect(page.locator("aside.details dl")).to_be_visible()
+        assert page.evaluate(overflow) <= 0
+    one.open(small)
+    one.picture("console-machine-phone", whole=True)
+
+
+def test_everything_can_be_done_by_keys(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
+    small, _ = machines
+    one = tab(small.service)
+    page = one.sign_in()
+    page.get_by_role("link", name="db-small").focus()
+    page.keyboard.press("Enter")
+    page.locator("g.item.now").wait_for()
+    page.get_by_role("button", name="Show all").focus()
+    page.keyboard.press("Tab")
+    focused = "document.activeElement.getAttribute('aria-label')"
+    assert page.evaluate(focused).startswith("Current state")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(focused).startswith("other branch, ")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(focused).startswith("base, ")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("aside.details h2")).to_have_text("左")
+    expect(page.locator("g.item[aria-selected=true]")).to_have_count(1)
+    page.keyboard.press("Home")
+    page.keyboard.press("End")
+    assert page.evaluate(focused).startswith("Current state")
+    scale = "document.querySelector('svg.tree > g').getAttribute('transform').split('scale(')[1]"
+    before = page.evaluate(scale)
+    page.keyboard.press("+")
+    assert float(page.evaluate(scale).rstrip(")")) > float(before.rstrip(")"))
+    page.keyboard.press("0")
+    assert page.evaluate(scale) == before
+    page.get_by_role("button", name="Edit").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").get_by_label("Description")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_thousand_snapshots_are_folded_found_opened_and_walked(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
+    _, large = machines
+    one = tab(large.service)
+    one.sign_in()
+    page = one.open(large)
+    expect(page.locator(".title + p")).to_contain_text("1000 snapshots")
+    folded = page.get_by_role("treeitem").count()
+    assert folded < MANY / 4, "long runs are folded by themselves"
+    page.get_by_role("button", name="Show all").click()
+    one.picture("console-thousand")
+    # what is found inside a folded run is unfolded and shown
+    page.get_by_label("Find a snapshot").fill("nightly 0512")
+    expect(page.locator("aside.details h2")).to_have_text("nightly 0512")
+    expect(page.locator("g.item.hit")).to_have_count(1)
+    assert page.get_by_role("treeitem").count() > folded
+    page.get_by_label("Find a snapshot").fill("nightly 00")
+    expect(page.get_by_text("1 of 100")).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("2 of 100")).to_be_visible()
+    page.get_by_label("Fold long runs").uncheck()
+    expect(page.get_by_role("treeitem")).to_have_count(MANY + 1)
+    # and it can still be moved: a wheel, a drag, a zoom
+    transform = "document.querySelector('svg.tree > g').getAttribute('transform')"
+    seen = {page.evaluate(transform)}
+    box = page.locator(".frame").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 200, box["y"] + 150)
+    page.mouse.wheel(0, 120)
+    page.wait_for_function(f"{transform} !== {json.dumps(seen.pop())}")
+    before = page.evaluate(transform)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + 60, steps=4)
+    page.mouse.up()
+    page.wait_for_function(f"{transform} !== {json.dumps(before)}")
+    one.picture("console-thousand-unfolded")
+
+
+def test_the_language_and_the_theme_are_kept(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
+    one = tab(machines[0].service)
+    page = one.sign_in()
+    page.get_by_label("Language").select_option("zh")
+    expect(page.get_by_role("heading", level=1)).to_have_text("虚拟机")
+    page.get_by_label("主题").select_option("dark")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("虚拟机")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 26)"
+
+
+def test_a_service_that_is_away_is_said_and_found_again(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
+    small, _ = machines
+    one = tab(small.service)
+    one.sign_in()
+    page = one.open(small)
+    small.service.stop()
+    expect(page.get_by_text("No connection; trying again.")).to_be_visible()
+    one.strange.clear()  # that there was nobody to talk to is no fault of the page's
+    small.service.start()
+    expect(page.get_by_text("No connection; trying again.")).to_have_count(0, timeout=30_000)
+    one.strange.clear()
+    page.get_by_role("button", name="Take snapshot").click()
+    page.get_by_role("dialog").get_by_label("Name").fill("after the pause")
+    page.get_by_role("dialog").get_by_role("button", name="Take snapshot").click()
+    expect(page.get_by_role("treeitem", name="after the pause")).to_be_visible()
