@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup demo up test test-fast fault fuzz soak sandbox lint audit bench docs-errors clean
+.PHONY: help setup setup-browser pictures demo up test test-fast fault fuzz soak sandbox lint audit bench docs-errors clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,13 +14,16 @@ help: ## this list
 setup: ## install what is missing (Debian packages, .venv, the witness guest); quick when nothing is
 	@scripts/setup.sh
 
+setup-browser: ## setup, and a Chromium for the tests of the console
+	@scripts/setup.sh browser
+
 demo: setup ## the story: a real guest, snapshots with and without memory, rollback, tree, delete
 	@$(AS_ROOT) $(PYTHON) scripts/demo.py
 
 up: setup ## the service with the witness guest in the foreground, for trying things out
 	@$(AS_ROOT) $(PYTHON) scripts/demo.py up
 
-test: setup ## the whole test suite, real guests included
+test: setup-browser ## the whole test suite, real guests included
 	$(AS_ROOT) $(PYTHON) scripts/lanes.py whole
 
 test-fast: setup ## unit and contract tests, no guest, no service, under a minute
@@ -39,6 +42,9 @@ soak: setup ## random steps against the model for MINUTES=n minutes, with fresh 
 
 sandbox: setup ## run packaging/stillframe.service under a real systemd, in a container, and take a guest through it
 	$(AS_ROOT) $(PYTHON) scripts/sandbox.py
+
+pictures: setup-browser ## take the pictures of the console that the documents show
+	$(AS_ROOT) env STILLFRAME_PICTURES=docs/images $(PYTHON) -m pytest -q tests/browser
 
 lint: setup ## ruff, mypy --strict, import-linter, bandit
 	.venv/bin/ruff check

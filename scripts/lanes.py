@@ -27,7 +27,7 @@ LANES = {
         "guests": ("tests/integration/test_[a-l]*.py",),
         "faults": ("tests/fault/test_[a-k]*.py",),
         "more": ("tests/fault/test_*.py",),
-        "rest": ("tests/integration/test_*.py", "tests/contract/test_*.py", "tests/unit/**/test_*.py"),
+        "rest": ("tests/browser/test_*.py", "tests/integration/test_*.py", "tests/contract/test_*.py", "tests/unit/**/test_*.py"),
     },
     "fast": {
         "waiting": (

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that the other targets need: Debian packages, the Python environment, the witness guest.
+# Everything that the other targets need: Debian packages, the Python environment, the witness guest; with "browser" as
+# its argument also what the tests of the console need.
 # May be repeated: it says only what it installs, and is quick when nothing is missing. Details: build/setup.log.
 set -euo pipefail
 
@@ -15,6 +16,7 @@ flock 9
 packages_browser=(chromium fonts-noto-cjk)
 packages_always=(ca-certificates cpio gcc libc6-dev make pkg-config postgresql xz-utils)
 packages_virtual=(libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev qemu-system-x86 qemu-utils)
+packages_wanted=()
 qemu_floor=9.0     # the first with mapped-ram, which memory snapshots are made of
 libvirt_floor=9.9
 uv_version=0.13.9
@@ -159,7 +161,7 @@ ensure_packages() {
   local wanted=() virtual=() codename
   # shellcheck disable=SC2016 # dpkg-query expands these
   installed=" $(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | tr '\n' ' ') "
-  mapfile -t wanted < <(missing_of "${packages_always[@]}" "$@")
+  mapfile -t wanted < <(missing_of "${packages_always[@]}" "${packages_wanted[@]}" "$@")
   mapfile -t virtual < <(missing_of "${packages_virtual[@]}")
   if [ "${#virtual[@]}" = 0 ] && [ "$(os_release ID)" = debian ] && are_below_floor installed; then
     virtual=("${packages_virtual[@]}")
@@ -258,6 +260,11 @@ sync_environment() {
     UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" "$uv" sync --frozen
   environment_stamp >build/venv.stamp
 }
+
+# Ubuntu's package of Chromium is a snap, which a machine without snapd cannot use: there those tests say so and are skipped.
+if [ "${1:-}" = browser ] && [ "$(os_release ID)" = debian ]; then
+  packages_wanted=("${packages_browser[@]}")
+fi
 
 # --- all of it ---------------------------------------------------------------------------------------------------
 

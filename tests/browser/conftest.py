@@ -72,6 +72,8 @@ class Tab:
     def picture(self, name: str, *, whole: bool = False) -> None:
         """For the documents, when they are wanted."""
         if PICTURES:
+            self.page.evaluate("document.querySelectorAll('.notice:not(.error)').forEach((notice) => notice.remove())")
+            self.page.evaluate("window.scrollTo(0, 0)")
             Path(PICTURES).mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=f"{PICTURES}/{name}.png", full_page=whole)
 

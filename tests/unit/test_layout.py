@@ -33,14 +33,14 @@ def text(layout: Layout) -> list[str]:
 
 def test_what_led_to_now_is_one_lane_and_side_branches_lie_below() -> None:
     layout = lay_out(nodes(a="", b="a", c="b", d="b", e="a"), "d")
-    assert places(layout) == {"a": (0, 0), "b": (1, 0), "d": (2, 0), NOW: (3, 0), "c": (2, 1), "e": (1, 2)}
-    assert (layout.lanes, layout.depth) == (3, 4)
+    assert places(layout) == {"a": (0, 0), "b": (1, 0), "d": (2, 0), NOW: (3, 0), "c": (2, 1), "e": (1, 1)}
+    assert (layout.lanes, layout.depth) == (2, 4)
     assert text(layout) == ["a", "├─e", "b", "├─c", "d", NOW]
 
 
 def test_without_a_way_to_now_the_oldest_child_goes_straight_on() -> None:
     layout = lay_out(nodes(a="", b="a", c="a", r=""), None)
-    assert places(layout) == {NOW: (0, 0), "a": (0, 1), "b": (1, 1), "c": (1, 2), "r": (0, 3)}
+    assert places(layout) == {NOW: (0, 0), "a": (0, 1), "b": (1, 1), "c": (1, 2), "r": (0, 2)}
     assert text(layout) == [NOW, "a", "├─c", "b", "r"]
 
 
@@ -56,6 +56,16 @@ def test_side_branches_of_side_branches_go_further_to_the_right() -> None:
 def test_a_head_that_is_no_snapshot_is_a_mistake() -> None:
     with pytest.raises(KeyError):
         lay_out(nodes(a=""), "b")
+
+
+def test_branches_that_do_not_meet_share_a_lane() -> None:
+    branches = [Node(f"b{n}", f"b{n}", f"n{n}", 100 + n) for n in (0, 2, 4)]
+    layout = lay_out([*run(6), *branches], "n5")
+    assert {item.lane for item in layout.items if item.key.startswith("b")} == {1}
+    long = [*run(6), *run(3, "x", "n0", 10), *run(1, "y", "n2", 20), *run(1, "z", "n4", 30)]
+    assert {key: lane for key, (_, lane) in places(lay_out(long, "n5")).items() if key[0] in "xyz"} == {
+        "x0": 2, "x1": 2, "x2": 2, "y0": 1, "z0": 1
+    }  # fmt: skip
 
 
 def test_a_long_straight_run_is_folded_between_what_stays_visible() -> None:
@@ -113,14 +123,15 @@ def test_every_tree_is_drawn_whole_and_nothing_lies_on_anything(
             assert above.uuids[-1] == (head if item.key == NOW else parent_of[item.key])
             assert item.parent in straight, "one child of each goes straight on"
         assert all(parent_of[below] == above for above, below in zip(item.uuids, item.uuids[1:], strict=False))
-    # an edge goes down between two columns: nothing that hangs under another may stand in its way
-    for item in layout.items:
-        if item.parent:
-            above = by_key[item.parent]
-            between = [one for one in layout.items if one.depth == item.depth and above.lane < one.lane < item.lane]
-            assert all(
-                one.parent == item.parent or by_key[one.parent].lane > above.lane for one in between if one.parent
-            )
+    # an edge goes down between two columns: nothing goes straight on through it, and it lies on no other's
+    edges = [(by_key[item.parent], item) for item in layout.items if item.parent]
+    for above, item in edges:
+        for other, below in edges:
+            if other is above or below.depth != item.depth:
+                continue
+            assert not (other.lane == below.lane and above.lane < below.lane < item.lane), "it is crossed"
+            apart = below.lane < above.lane or other.lane > item.lane
+            assert apart or other.lane == below.lane or above.lane == item.lane, "two lines lie on each other"
     assert [item.order for _, _, item in graph(layout)] == list(range(len(layout.items)))
 
 

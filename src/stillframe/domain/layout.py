@@ -1,7 +1,7 @@
 """Where the snapshots of a tree stand when it is drawn. Pure: the console, ``tree.svg`` and the terminal draw the same.
 
 A tree is drawn in lanes: a snapshot stands one step (``depth``) behind its parent, and its *main* child goes on in its own
-lane; every other child begins a lane of its own. The main child is the one that leads to now, else the oldest. So what led
+lane; every other child begins a lane of its own, the highest that is free all along. The main child is the one that leads to now, else the oldest. So what led
 to the current state is one straight line, and a side branch is one that leaves it.
 
 A long straight run may be folded into one item that says how many snapshots it stands for.
@@ -10,7 +10,7 @@ A long straight run may be folded into one item that says how many snapshots it 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stillframe.domain.tree import Node
 
@@ -41,7 +41,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Layout:
-    """Every item, parents before children, in the order of lanes and depth from left to right."""
+    """Every item, from left to right and, of one depth, from top to bottom."""
 
     items: tuple[Item, ...]
     lanes: int
@@ -66,7 +66,7 @@ def lay_out(
     """
     grown = _Grown(nodes, head_uuid)
     runs = _runs(grown, opened) if fold else {}
-    return _placed(grown, runs)
+    return _placed(_Hung(grown, runs))
 
 
 class _Grown:
@@ -121,28 +121,91 @@ def _runs(grown: _Grown, opened: Collection[str]) -> dict[str, tuple[str, ...]]:
     return runs
 
 
-def _placed(grown: _Grown, runs: dict[str, tuple[str, ...]]) -> Layout:
-    below: dict[str, list[str]] = {}  # by key
-    stands_for: dict[str, tuple[str, ...]] = {}
-    places: dict[str, tuple[str, int, int]] = {}  # parent, depth, lane
-    lane = -1
-    # a stack instead of recursion: a tree may be one run of thousands
-    todo: list[tuple[str, str, int, int | None]] = [(root, "", 0, None) for root in reversed(grown.below(""))]
-    while todo:
-        key, parent, depth, inherited = todo.pop()
-        if inherited is None:
-            lane += 1
-        stands_for[key] = () if key == NOW else runs.get(key, (key,))
-        places[key] = (parent, depth, lane)
-        below.setdefault(parent, []).append(key)
-        following = grown.below(stands_for[key][-1]) if stands_for[key] else []
-        # the main child comes out of the stack next, and goes on in this lane
-        todo += [
-            (child, key, depth + 1, None if number else lane) for number, child in reversed(list(enumerate(following)))
-        ]
-    lines = _lines(below)
-    items = tuple(Item(key, stands_for[key], *place, order=lines[key]) for key, place in places.items())
-    return Layout(items, lane + 1, 1 + max((item.depth for item in items), default=-1))
+@dataclass
+class _Chain:
+    """Items that go straight on, in one lane. ``bottom``: depth -> the lowest lane that is taken there, counted from its
+    own, by it and all that leaves it.
+    """
+
+    depth: int
+    keys: list[str]
+    bottom: dict[int, int]
+    sides: list[_Chain]
+    lane: int = 0
+
+
+class _Hung:
+    """What is drawn and what it hangs under, by keys: what ``grown`` has, with its runs folded."""
+
+    def __init__(self, grown: _Grown, runs: dict[str, tuple[str, ...]]) -> None:
+        self._grown = grown
+        self._runs = runs
+        self.below: dict[str, list[str]] = {}
+        self.parents: dict[str, str] = {}
+        self.stands_for: dict[str, tuple[str, ...]] = {}
+
+    def chains(self) -> tuple[list[_Chain], list[_Chain]]:
+        """The roots' chains, and all: each before those that leave it."""
+        self._hang("", self._grown.below(""))
+        trunks = [self._grow(root, 0) for root in self.below[""]]
+        found, seen = list(trunks), 0
+        while seen < len(found):  # a loop instead of recursion: branches may leave branches a thousand times
+            chain = found[seen]
+            seen += 1
+            for depth, key in enumerate(chain.keys, chain.depth + 1):
+                chain.sides += [self._grow(side, depth) for side in self.below[key][1:]]
+            found += chain.sides
+        return trunks, found
+
+    def _hang(self, parent: str, children: list[str]) -> None:
+        self.below[parent] = children
+        for child in children:
+            self.parents[child] = parent
+            self.stands_for[child] = () if child == NOW else self._runs.get(child, (child,))
+
+    def _grow(self, key: str, depth: int) -> _Chain:
+        keys, following = [], [key]
+        while following:
+            keys.append(following[0])
+            uuids = self.stands_for[following[0]]
+            following = self._grown.below(uuids[-1]) if uuids else []
+            self._hang(keys[-1], following)
+        return _Chain(depth, keys, dict.fromkeys(range(depth, depth + len(keys)), 0), [])
+
+
+def _placed(hung: _Hung) -> Layout:
+    trunks, chains = hung.chains()
+    for chain in reversed(chains):
+        # From the far end: what leaves the chain there begins behind what leaves it before, and may share its lane. What is
+        # in its way lies above it, so no line from the chain down to a branch crosses anything. Of one snapshot's branches
+        # the oldest is the highest.
+        for side in sorted(chain.sides, key=lambda one: -one.depth):
+            _settle(side, chain.bottom)
+    ground: dict[int, int] = {}
+    for trunk in trunks:
+        _settle(trunk, ground, least=0)
+    for chain in chains:
+        for side in chain.sides:
+            side.lane += chain.lane
+    items = tuple(
+        Item(key, hung.stands_for[key], hung.parents[key], chain.depth + position, chain.lane, order=0)
+        for chain in chains
+        for position, key in enumerate(chain.keys)
+    )
+    lines = _lines(hung.below)
+    ordered = sorted(items, key=lambda item: (item.depth, item.lane))
+    return Layout(
+        tuple(replace(item, order=lines[item.key]) for item in ordered),
+        1 + max((item.lane for item in items), default=-1),
+        1 + max((item.depth for item in items), default=-1),
+    )
+
+
+def _settle(side: _Chain, bottom: dict[int, int], *, least: int = 1) -> None:
+    """Give it the highest lane in which nothing that ``bottom`` knows of is in its way, and note what it takes."""
+    side.lane = max([least, *(bottom[depth] + 1 for depth in side.bottom if depth in bottom)])
+    for depth, lane in side.bottom.items():
+        bottom[depth] = side.lane + lane
 
 
 def _lines(below: dict[str, list[str]]) -> dict[str, int]:

@@ -16,13 +16,13 @@ let viewer = null;
 /** Something to read; an error stays until it is dismissed, and says what the service says. */
 export function tell(text, { error = null } = {}) {
   const notice = error
-    ? h("div", { class: "notice error", role: "alert" },
+    ? h("div", { class: "notice error", role: "alert" }, h("div", {},
         text && h("p", {}, text),
         h("p", {}, h("strong", {}, words.said(error))),
         error.desc && h("p", { class: "desc" }, error.desc),
-        error.requestId && h("p", { class: "soft" }, `${t("request")} ${error.requestId}`))
-    : h("div", { class: "notice" }, h("p", {}, text));
-  notice.append(button(t("dismiss"), () => notice.remove(), { kind: "quiet" }));
+        error.requestId && h("p", { class: "desc" }, `${t("request")} ${error.requestId}`)))
+    : h("div", { class: "notice" }, h("div", {}, h("p", {}, text)));
+  notice.append(button("×", () => notice.remove(), { kind: "quiet", "aria-label": t("dismiss") }));
   notices.append(notice);
   if (!error) setTimeout(() => notice.remove(), 6000);
   return notice;

@@ -12,7 +12,7 @@ const place = (item) => ({ x: MARGIN + item.depth * STEP_X, y: MARGIN + item.lan
 
 export function treeView({ onChoose, onOpen, onFold }) {
   let seen = null, byKey = new Map(), byUuid = new Map(), itemOf = new Map(), drawn = new Map();
-  let chosen = "", focused = "", view = null, moved = false, hits = [], hit = -1;
+  let chosen = "", focused = "", view = null, mode = "auto", hits = [], hit = -1;
 
   const stage = s("g");
   const svg = s("svg", { role: "tree", "aria-label": t("tree"), class: "tree" }, stage);
@@ -27,7 +27,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
       h("span", { class: "zoom" },
         button("−", () => zoom(1 / 1.3), { kind: "quiet", "aria-label": t("zoomOut") }),
         button("+", () => zoom(1.3), { kind: "quiet", "aria-label": t("zoomIn") }),
-        button(t("fit"), () => { moved = false; fit(); }, { kind: "quiet" }))),
+        button(t("fit"), () => { mode = "fit"; fit(); }, { kind: "quiet" }))),
     frame);
 
   // --- drawing -------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
     },
     s("rect", { class: "card", width: WIDTH, height: HEIGHT, rx: 9 }),
     snapshot?.screenshot_url ? s("rect", { class: "thumb", x: 8, y: 8, width: THUMB, height: HEIGHT - 16, rx: 3 }) : null,
-    s("text", { x: textX, y: 28 }, cut(first, Math.floor((WIDTH - textX - (marks.length ? 28 : 10)) / 7.6))),
+    s("text", { x: textX, y: 28 }, cut(first, Math.floor((WIDTH - textX - (marks.length ? 28 : 10)) / 8.3))),
     s("text", { x: textX, y: 48, class: "soft" }, cut(second, Math.floor((WIDTH - textX - 8) / 6))),
     ...marks);
     group.addEventListener("click", () => act(item));
@@ -102,7 +102,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
     if (chosen && !byUuid.has(chosen) && chosen !== NOW) { chosen = ""; onChoose(null); }
     mark();
     // whoever has moved it finds it where they left it
-    if (isFirst || view === null || !moved) begin(); else paint();
+    if (isFirst || view === null || mode === "auto") begin(); else if (mode === "fit") fit(); else paint();
     if (hadFocus) drawn.get(focused)?.focus({ preventScroll: true });
     if (find.value) look(find.value, true);
   }
@@ -147,7 +147,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
   }
 
   function centre(key) {
-    moved = true;
+    mode = "free";
     const item = byKey.get(key), { width, height } = room(), { x, y } = place(item);
     view.x = width / 2 - (x + WIDTH / 2) * view.scale;
     view.y = height / 2 - (y + HEIGHT / 2) * view.scale;
@@ -171,13 +171,13 @@ export function treeView({ onChoose, onOpen, onFold }) {
     frame.style.height = `min(62vh, max(16rem, ${extent().height + 24}px))`;
     fit();
     if (view.scale >= 0.6) return;
-    view.scale = Math.min(1, room().width / (WIDTH + 2 * MARGIN));
+    view.scale = Math.min(1, room().width / (STEP_X + WIDTH * 0.6));
     centre(NOW);
-    moved = false;
+    mode = "auto";
   }
 
   function zoom(factor, x = room().width / 2, y = room().height / 2) {
-    moved = true;
+    mode = "free";
     const scale = Math.min(MOST, Math.max(LEAST, view.scale * factor));
     view = { scale, x: x - (x - view.x) * (scale / view.scale), y: y - (y - view.y) * (scale / view.scale) };
     paint();
@@ -198,7 +198,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
       const factor = Math.hypot(after.x - other.x, after.y - other.y) / Math.max(1, Math.hypot(before.x - other.x, before.y - other.y));
       zoom(factor, (after.x + other.x) / 2, (after.y + other.y) / 2);
     } else {
-      moved = true;
+      mode = "free";
       view.x += after.x - before.x;
       view.y += after.y - before.y;
       paint();
@@ -211,7 +211,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
   frame.addEventListener("wheel", (event) => {
     if (!view) return;
     event.preventDefault();
-    moved = true;
+    mode = "free";
     const { x, y } = inFrame(event);
     if (event.ctrlKey || event.metaKey) zoom(Math.exp(-event.deltaY / 300), x, y);
     else { view.x -= event.shiftKey ? event.deltaY : event.deltaX; view.y -= event.shiftKey ? 0 : event.deltaY; paint(); }
@@ -250,7 +250,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
     const moves = {
       ArrowUp: () => go(lines[at - 1]?.key), ArrowDown: () => go(lines[at + 1]?.key), Home: () => go(lines[0].key), End: () => go(lines.at(-1).key),
       ArrowLeft: () => go(item.parent), ArrowRight: () => go([...byKey.values()].find((one) => one.parent === item.key)?.key),
-      Enter: () => act(item), " ": () => act(item), "+": () => zoom(1.3), "-": () => zoom(1 / 1.3), 0: () => { moved = false; fit(); },
+      Enter: () => act(item), " ": () => act(item), "+": () => zoom(1.3), "-": () => zoom(1 / 1.3), 0: () => { mode = "fit"; fit(); },
     };
     if (moves[event.key] && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); moves[event.key](); }
   });
