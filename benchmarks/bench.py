@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import trees
 from peers import (
     Peer,
     Stillframe,
@@ -62,6 +63,15 @@ class Bench:
             self._note("start.virsh", self._virsh("uri") * 1000, "virsh itself, doing nothing")
         for peer in self._peers[first:] + self._peers[:first]:
             self._measure(peer, f"bench-{number}-{peer.key.replace('_', '-')}")
+
+    def trees(self) -> None:
+        """Of one machine that is shut off; nothing else runs meanwhile."""
+        vm_uuid = trees.plant(self._service, self._virsh)
+        for key, value in trees.measure(self._service, vm_uuid):
+            self.measured.add(key, value)
+        for key in trees.KEYS:
+            print(f"  {key:<28} {self.measured.median(key):9.1f} ms   median of {trees.REPEATS - 1}", flush=True)
+        self._virsh("undefine", vm_uuid)
 
     def _measure(self, peer: Peer, name: str) -> None:
         vm = self._service.guest(
@@ -121,6 +131,7 @@ def main(arguments: list[str]) -> int:
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", flush=True)
             bench.round(number)
+        bench.trees()
         machine = facts(bench.accelerator, daemon.uri, service.state)
     checked = verdicts(bench.measured)
     print(f"\n{table(bench.measured)}\n")

@@ -1,0 +1,63 @@
+"""How long it takes to draw a tree of a thousand snapshots."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import product
+from tempfile import NamedTemporaryFile
+
+from peers import Virsh
+
+from stillframe.adapters.metadata import open_metadata
+from stillframe.domain.snapshot import Snapshot
+from support.offline import domain_xml, file_disk, image, lot
+from support.service import Service
+
+SNAPSHOTS = 1000
+REPEATS = 31
+KEYS = ("tree.picture", "tree.folded", "tree.overview")
+PICTURE, OVERVIEW = "/v1/compute/vsd/snapshot/tree.svg", "/v1/stillframe/vm/overview"
+
+
+def plant(service: Service, virsh: Virsh) -> str:
+    """A machine that is shut off, with a thousand snapshots in the database; returns its uuid."""
+    one = lot(service, "bench-tree")
+    disk = image(one.directory / "disk.qcow2", size="1M")
+    with NamedTemporaryFile("w", suffix=".xml") as file:
+        file.write(domain_xml(one, [file_disk(disk, "vda")]))
+        file.flush()
+        virsh("define", file.name)
+    vm = one.vm(service)
+    with closing(open_metadata(f"sqlite:///{service.state}/stillframe.db")) as metadata, metadata.write() as tx:
+        for snapshot in _grown(vm.uuid):
+            tx.snapshots.insert(snapshot)
+    return vm.uuid
+
+
+def _grown(vm_uuid: str) -> Iterator[Snapshot]:
+    """A branch off an older one at every 25th, straight on in between; each with a definition of usual length."""
+    uuids = [str(uuid.uuid4()) for _ in range(SNAPSHOTS)]
+    for number, one in enumerate(uuids):
+        above = number - 1 if number % 25 else number - 17 if number else -1
+        yield Snapshot(
+            uuid=one, vm_uuid=vm_uuid, seq=0, name=f"nightly {number:04}", description="", ctime=1_700_000_000 + number,
+            parent_uuid=uuids[above] if above >= 0 else None, tenant="default", tenant_name="default", namespace="",
+            vm_detail="{" + " " * 4000 + "}", definition_xml=f"<domain>{'x' * 6000}</domain>", definition_checksum="",
+            disks=(),
+        )  # fmt: skip
+
+
+def measure(service: Service, vm_uuid: str) -> Iterator[tuple[str, float]]:
+    """(key, milliseconds) of each request: the picture unfolded, folded, and the answer that a console draws from."""
+    kinds = zip(KEYS, (PICTURE, PICTURE, OVERVIEW), ("false", "true", "true"), strict=True)
+    for repeat, (key, path, fold) in product(range(REPEATS), tuple(kinds)):
+        begun = time.monotonic()
+        response = service.response("GET", path, params={"cluster_uuid": "", "compute_uuid": vm_uuid, "fold": fold})
+        taken_ms = (time.monotonic() - begun) * 1000
+        if response.status_code != 200 or len(response.content) < 10_000:
+            raise RuntimeError(f"{path}: {response.text[:300]}")
+        if repeat:  # the first finds nothing warm
+            yield key, taken_ms
