@@ -12,8 +12,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import uvicorn
@@ -26,19 +28,24 @@ from stillframe.adapters.libvirt.inventory import LibvirtInventory, LibvirtPower
 from stillframe.adapters.libvirt.keeper import LibvirtKeeper
 from stillframe.adapters.memory.local import LocalMemoryStore
 from stillframe.adapters.metadata.database import look_at_metadata, open_metadata
+from stillframe.adapters.metrics.prometheus import PrometheusMetrics
 from stillframe.adapters.unasked import Unasked
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
 from stillframe.domain.errors import ErrorCase, StillframeError
 from stillframe.domain.findings import Finding, FindingKind
 from stillframe.http.app import create_app
+from stillframe.http.health import Monitor
 from stillframe.http.server import server_config
 from stillframe.listening import local_url, speak, split_listen, why_not_kept, why_not_listen, write_secret
 from stillframe.operations.doctor import Doctor, Report, untrusted
 from stillframe.operations.log_keeper import LogKeeper
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.operations.requests import Cluster
+from stillframe.operations.standing import Observer
+from stillframe.operations.telling import Audience
 from stillframe.operations.use_cases import UseCases
 from stillframe.operations.world import Limits, World
+from stillframe.ports.instruments import Instruments
 from stillframe.ports.metadata import Metadata
 from stillframe.settings import Settings
 
@@ -70,10 +77,17 @@ class Service:
     use_cases: UseCases
     connection: Connection
     metadata: Metadata
+    metrics: PrometheusMetrics
+    close_traces: Callable[[], None]
 
     def close(self) -> None:
         self.connection.close()
         self.metadata.close()
+        self.close_traces()
+
+    def monitor(self) -> Monitor:
+        observer = Observer(self.use_cases.world, self.use_cases.recovery)
+        return Monitor(self.metrics, observer.standing, self.metrics.render, observer.why_not_ready)
 
 
 def build(settings: Settings, watch: Watch = unwatched) -> Service:
@@ -101,6 +115,8 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
     fixer = LibvirtPointInTime(
         connection, merge_timeout_s=settings.merge_timeout_s, merge_bytes_per_s=settings.merge_bytes_per_s
     )
+    metrics = PrometheusMetrics(version("stillframe"))
+    listeners, close_traces = _traces(settings)
     world = World(
         inventory=LibvirtInventory(connection),
         power=LibvirtPower(connection),
@@ -120,9 +136,34 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
             max_operations_per_tenant=settings.max_operations_per_tenant,
         ),
         watch=watch,
+        instruments=Audience(metrics, *listeners),
     )
     cluster = Cluster(metadata.cluster_uuid(), settings.cluster_name)
-    return Service(UseCases(world, cluster), connection, metadata)
+    return Service(UseCases(world, cluster), connection, metadata, metrics, close_traces)
+
+
+def _traces(settings: Settings) -> tuple[tuple[Instruments, ...], Callable[[], None]]:
+    """Who makes traces of operations, and how it is ended; nobody where they are to go nowhere."""
+    if not settings.otlp_endpoint:
+        return (), lambda: None
+    # the extra's libraries, of which a service without traces has none
+    from stillframe.adapters.traces.otlp import to_endpoint  # noqa: PLC0415
+
+    traces = to_endpoint(settings.otlp_endpoint, version("stillframe"))
+    return (traces,), traces.close
+
+
+def _why_not_traced(settings: Settings) -> str:
+    """Why operations cannot be traced as the settings say, in both languages; empty when they can, or need not."""
+    if not settings.otlp_endpoint:
+        return ""
+    with suppress(ModuleNotFoundError):  # of a package around it
+        if find_spec("opentelemetry.exporter.otlp.proto.http") and find_spec("opentelemetry.sdk"):
+            return ""
+    return (
+        "refused: STILLFRAME_OTLP_ENDPOINT is set, but what sends traces is not installed: install stillframe[otel], or "
+        "unset it\n拒绝：已设置 STILLFRAME_OTLP_ENDPOINT，但未安装发送追踪所需的组件：请安装 stillframe[otel]，或取消该设置"
+    )
 
 
 def _volumes(settings: Settings) -> Qcow2Volumes:
@@ -143,7 +184,7 @@ def serve(settings: Settings, watch: Watch = unwatched) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     host, port = split_listen(settings.listen)
-    if refusal := why_not_listen(settings):
+    if refusal := why_not_listen(settings) or _why_not_traced(settings):
         print(refusal, file=sys.stderr)  # noqa: T201 -- the command's own refusal
         return 2
     try:
@@ -225,7 +266,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         service.use_cases.recovery.run()
         service.use_cases.write_begun_lines()
         service.use_cases.measure()
-        app = create_app(service.use_cases, settings)
+        app = create_app(service.use_cases, settings, service.monitor())
         server = _AnnouncingServer(server_config(app, settings, host=host, port=port))
         server.end_streams = app.state.streams.stop
         server.announce = lambda: _announce(settings, host, port)

@@ -119,6 +119,14 @@ class Settings(BaseSettings):
     shutdown_timeout_s: int = Field(
         30, ge=0, description="Longest wait for requests under way when the service is told to stop."
     )
+    metrics_open: bool = Field(
+        False, description="Show /metrics without a key to who asks from this machine itself, not through a proxy."
+    )
+    otlp_endpoint: str = Field(
+        "",
+        description="Where traces of operations are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; "
+        "empty: nowhere. Needs the extra otel.",
+    )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     @field_validator("listen")

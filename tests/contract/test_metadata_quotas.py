@@ -109,6 +109,19 @@ def test_use_is_what_lies_below_the_heads_and_memory(metadata: Metadata) -> None
         assert tx.quotas.tenants() == ["t1", "t2"]
 
 
+def test_the_largest_are_named_by_what_they_occupy(metadata: Metadata) -> None:
+    a_vm(metadata, VM, "t1", 100)
+    a_vm(metadata, OTHER_VM, "t1", 10)
+    a_vm(metadata, "vm-3", "t2", 5, memory_bytes=500)
+    a_vm(metadata, "vm-4", "t3", None)
+    a_vm(metadata, "vm-5", "t0", None)
+    with metadata.write() as tx:
+        tx.quotas.set_limits(TenantLimits("of whom nothing is here", space_bytes=1))
+    with metadata.read() as tx:
+        assert tx.quotas.largest(10) == ["t2", "t1", "t0", "t3"]
+        assert tx.quotas.largest(1) == ["t2"]
+
+
 def test_what_was_not_measured_is_named_and_counts_nothing(metadata: Metadata) -> None:
     a_vm(metadata, VM, "t1", None)
     assert used(metadata, "t1").space_bytes == 0

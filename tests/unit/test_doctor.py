@@ -30,6 +30,7 @@ from stillframe.operations.repair import Repairs
 from stillframe.operations.requests import Cluster
 from stillframe.operations.runner import Runner
 from stillframe.operations.world import World
+from stillframe.ports.instruments import Unheard
 
 ROOT = Path(__file__).parents[2]
 VM = str(uuid.uuid4())
@@ -67,6 +68,7 @@ class Ward:
             memory_store=LocalMemoryStore(directory / "state"),
             inventory=LibvirtInventory(connection),
             watch=unwatched,
+            instruments=Unheard(),
             now_s=time.time,
             new_uuid=lambda: str(uuid.uuid4()),
         )

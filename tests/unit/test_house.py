@@ -23,6 +23,9 @@ PLANTED = [
     ("adapters/volumes/__init__.py", "stillframe.operations", "adapters see ports and domain only"),
     ("adapters/memory/__init__.py", "stillframe.adapters.metadata", "adapter families do not know each other"),
     ("adapters/metadata/__init__.py", "libvirt_qemu", "libvirt stays in its adapter"),
+    ("adapters/metrics/__init__.py", "stillframe.adapters.traces", "adapter families do not know each other"),
+    ("operations/telling.py", "prometheus_client", "figures and traces stay in their adapters"),
+    ("http/health.py", "opentelemetry", "figures and traces stay in their adapters"),
 ]
 
 

@@ -18,6 +18,7 @@ from stillframe.operations.rows import About
 from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import Limits, World
+from stillframe.ports.instruments import Unheard
 from stillframe.ports.metadata import OperationRow, OperationState, Slot, Transaction
 
 VM = str(uuid.uuid4())
@@ -75,6 +76,7 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
         now_s=lambda: 1.0,
         new_uuid=lambda: str(uuid.uuid4()),
         watch=lambda moment: None,
+        instruments=Unheard(),
         limits=Limits(host_patience_s=30.0),
     )
     yield Runner(cast("World", world))

@@ -15,6 +15,8 @@ from starlette.types import Scope
 from stillframe.domain.access import Need, Principal
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.http.links import SCREENSHOT_PATH
+from stillframe.http.near import is_near
+from stillframe.http.paths import CONSOLE_PATH, CONSOLE_PREFIX, DOCUMENT_PATH, HEALTH_PATH, METRICS_PATH, READY_PATH
 from stillframe.http.throttle import Throttle
 
 E = TypeVar("E", bound=Callable[..., Any])
@@ -27,9 +29,10 @@ CONSOLE_HEADER = b"x-stillframe-console"
 SIGN_IN_PATH = "/v1/stillframe/session"
 _KEY_MAX_BYTES = 256
 _THREADS = 8
-# what needs no key: the document that clients are made from
-_OPEN_PATHS = frozenset({"/openapi.json", "/"})
-_OPEN_PREFIXES = (f"{SCREENSHOT_PATH}/", "/console/")
+# what needs no key: the document that clients are made from, whether the service works, and the console's own files
+_OPEN_PATHS = frozenset({DOCUMENT_PATH, HEALTH_PATH, READY_PATH, CONSOLE_PATH})
+_OPEN_PREFIXES = (f"{SCREENSHOT_PATH}/", CONSOLE_PREFIX)
+_BEARER = b"bearer "
 # with these a tenant is told that something does not exist for it, whether there is none or it is another's
 _HIDING = frozenset({ErrorCase.VM_UNKNOWN, ErrorCase.TASK_UNKNOWN, ErrorCase.LOG_LINE_UNKNOWN})
 _LEVEL_S = 0.05
@@ -80,14 +83,21 @@ class Gate:
     """Lets requests in that bring a key. What they may do then is each call's own business (``needs``)."""
 
     def __init__(
-        self, authenticate: Callable[[str], Principal], resume: Callable[[str], Principal], throttle: Throttle
+        self,
+        authenticate: Callable[[str], Principal],
+        resume: Callable[[str], Principal],
+        throttle: Throttle,
+        *,
+        metrics_open: bool = False,
     ) -> None:
         """``authenticate`` takes a key and ``resume`` a session's token; both block: they ask the database, with every
-        request. ``throttle`` is for tenants' keys.
+        request. ``throttle`` is for tenants' keys. ``metrics_open``: who asks from this machine itself sees the metrics
+        without a key.
         """
         self._authenticate = authenticate
         self._resume = resume
         self._throttle = throttle
+        self._metrics_open = metrics_open
         self._threads = anyio.CapacityLimiter(_THREADS)
 
     async def admit(self, scope: Scope) -> None:
@@ -97,8 +107,8 @@ class Gate:
             Refused: NOT_AUTHENTICATED; RATE_LIMITED, with ``retry_after_s``, when a tenant's key asks too often.
             Failed: STORAGE_FAILED, when the keys cannot be read.
         """
-        keys = [value for name, value in scope["headers"] if name == _HEADER]
-        if not keys and _is_open(scope):
+        keys = _keys_of(scope)
+        if not keys and (_is_open(scope) or self._is_open_metrics(scope)):
             return
         if not keys and session_of(scope):
             _check_own_page(scope)
@@ -128,12 +138,25 @@ class Gate:
         if PRINCIPAL in scope:
             scope[PRINCIPAL] = await self._prove(scope)
 
+    def _is_open_metrics(self, scope: Scope) -> bool:
+        return self._metrics_open and scope["path"] == METRICS_PATH and is_near(scope)
+
     async def _prove(self, scope: Scope) -> Principal:
-        raw = next((value for name, value in scope["headers"] if name == _HEADER), None)
+        raw = next(iter(_keys_of(scope)), None)
         if raw is None:
             return await anyio.to_thread.run_sync(self._resume, session_of(scope), limiter=self._threads)
         text = raw.decode("latin-1").strip() if len(raw) <= _KEY_MAX_BYTES else ""
         return await anyio.to_thread.run_sync(self._authenticate, text, limiter=self._threads)
+
+
+def _keys_of(scope: Scope) -> list[bytes]:
+    """What it brings as keys. Prometheus can send no header of our choice: for its one path the standard's does as well."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    keys = [value for name, value in headers if name == _HEADER]
+    if scope["path"] == METRICS_PATH:
+        given = [value for name, value in headers if name == b"authorization"]
+        keys += [value[len(_BEARER) :] for value in given if value[: len(_BEARER)].lower() == _BEARER]
+    return keys
 
 
 def needs(need: Need, call: str = "") -> Callable[[E], E]:

@@ -18,8 +18,11 @@ from stillframe.http import compute, events, keys, log, overview, own, pages, se
 from stillframe.http.access import Gate, level
 from stillframe.http.door import Door
 from stillframe.http.envelope import described_call
+from stillframe.http.health import Health, Monitor
 from stillframe.http.ledger import Ledger, logged_calls
+from stillframe.http.meter import Meter
 from stillframe.http.parsing import refusal_of
+from stillframe.http.paths import DOCUMENT_PATH, CallNames
 from stillframe.http.throttle import Throttle
 from stillframe.http.transport import Transport, respond_to
 from stillframe.operations.use_cases import UseCases
@@ -33,11 +36,11 @@ Every response carries `X-Request-Id`, under which the service's log has its sto
 `X-Operation-Id`: the operation that it was, to be watched and cancelled by the task calls."""
 
 
-def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
+def create_app(use_cases: UseCases, settings: Settings, monitor: Monitor) -> FastAPI:
     """The application, ready for an ASGI server.
 
     Unknown paths, wrong methods, unreadable bodies and crashes end in an envelope too; the only answers of another
-    form are ``/openapi.json`` and the screenshots.
+    form are ``/openapi.json``, the screenshots, and what machines ask about the service itself (health.py).
     """
     app = FastAPI(
         title="Stillframe",
@@ -59,16 +62,23 @@ def create_app(use_cases: UseCases, settings: Settings) -> FastAPI:
     for router in routers:
         app.include_router(router)
     pages.add_to(app)
-    app.add_route("/openapi.json", _document(app), include_in_schema=False)
+    app.add_route(DOCUMENT_PATH, _document(app), include_in_schema=False)
+    Health(monitor, app.state.door).add_to(app)
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
-    gate = Gate(use_cases.authenticate, use_cases.resume_session, Throttle(settings.requests_per_s))
+    gate = Gate(
+        use_cases.authenticate,
+        use_cases.resume_session,
+        Throttle(settings.requests_per_s),
+        metrics_open=settings.metrics_open,
+    )
     app.state.gate = gate
     app.add_middleware(
         Transport,
         settings=settings,
         gate=gate,
         ledger=Ledger(use_cases.note_refusal, logged_calls(routers)),
+        meter=Meter(monitor.meter, CallNames(routers)),
     )
     return app
 

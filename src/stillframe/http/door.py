@@ -19,6 +19,7 @@ from stillframe.http.links import Links
 from stillframe.http.transport import OPERATIONS, OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
 from stillframe.operations.use_cases import UseCases
+from stillframe.ports.instruments import Pool
 from stillframe.settings import Settings
 
 P = ParamSpec("P")
@@ -52,6 +53,14 @@ class Door:
         self._looking = anyio.CapacityLimiter(LOOKING_THREADS)
         self._recalling = anyio.CapacityLimiter(RECALLING_THREADS)
         self._acting = anyio.CapacityLimiter(settings.max_operations + SPARE_ACTING_THREADS)
+
+    def pools(self) -> dict[str, Pool]:
+        """How busy each way in is. On the event loop alone."""
+        limiters = {"looking": self._looking, "recalling": self._recalling, "acting": self._acting}
+        return {
+            name: Pool(limiter.borrowed_tokens, limiter.statistics().tasks_waiting)
+            for name, limiter in limiters.items()
+        }
 
     async def look(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a reading use case."""

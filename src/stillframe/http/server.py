@@ -25,9 +25,10 @@ RESERVED_DESCRIPTORS = BACKLOG + 1024
 
 def server_config(app: FastAPI, settings: Settings, **where: Any) -> uvicorn.Config:
     """Uvicorn as this service runs it; ``where``: the options that say where it listens."""
+    app.state.crowd = crowd = Crowd(open_files_for(settings.max_connections), settings.max_held_bytes, give_back_soon)
     return uvicorn.Config(
         app,
-        http=_protocol(settings),
+        http=_protocol(settings, crowd),
         ws="none",
         h11_max_incomplete_event_size=settings.max_header_bytes,
         backlog=BACKLOG,
@@ -41,9 +42,8 @@ def server_config(app: FastAPI, settings: Settings, **where: Any) -> uvicorn.Con
     )
 
 
-def _protocol(settings: Settings) -> type[GuardedProtocol]:
-    """What uvicorn makes a connection with. All of them share one crowd."""
-    crowd = Crowd(open_files_for(settings.max_connections), settings.max_held_bytes, give_back_soon)
+def _protocol(settings: Settings, crowd: Crowd) -> type[GuardedProtocol]:
+    """What uvicorn makes a connection with. All of them share the one crowd."""
     limits = {"settings": settings, "crowd": crowd}
     if settings.tls_certificate is None or settings.tls_key is None:
         return type("_Protocol", (GuardedProtocol,), limits)

@@ -19,7 +19,10 @@ from stillframe.http.access import BEGUN, Gate
 from stillframe.http.envelope import EnvelopeResponse, crash_of, described_call, failure_of, log_outcome
 from stillframe.http.ledger import ENTRY, Entry, Ledger
 from stillframe.http.links import SCREENSHOT_PATH
+from stillframe.http.meter import Answered, Meter
 from stillframe.http.parsing import refuse_unsound
+from stillframe.http.paths import METRICS_PATH
+from stillframe.ports.correlation import in_request
 from stillframe.settings import Settings
 
 log = logging.getLogger("stillframe.http")
@@ -55,8 +58,8 @@ def respond_to(request: Request, error: StillframeError) -> EnvelopeResponse:
 
 def status_of(settings: Settings, case: ErrorCase, path: str = "") -> int:
     """The HTTP status of an error: 200 where the settings say so and whoever asks can look into an envelope."""
-    # an image element cannot, it needs to see that there is no picture; nor can what is no HTTP
-    cannot = path.startswith(f"{SCREENSHOT_PATH}/") or case is ErrorCase.REQUEST_BROKEN
+    # an image element cannot, it needs to see that there is no picture; nor can a scraper, or what is no HTTP
+    cannot = path.startswith(f"{SCREENSHOT_PATH}/") or path == METRICS_PATH or case is ErrorCase.REQUEST_BROKEN
     return 200 if settings.http_errors == "ok" and not cannot else case.value.http_status
 
 
@@ -69,10 +72,11 @@ class Transport:
     attempt is in the operation log.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate, ledger: Ledger) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate, ledger: Ledger, meter: Meter) -> None:
         self._app = app
         self._gate = gate
         self._ledger = ledger
+        self._meter = meter
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,9 +85,13 @@ class Transport:
             return
         scope = {**scope, REQUEST_ID: uuid4().hex, OPERATIONS: [], BEGUN: time.monotonic()}
         scope[ENTRY] = self._ledger.open(scope)
-        outlet = _Outlet(send, scope, self._ledger)
-        if scope["method"] == "HEAD":
+        is_head = scope["method"] == "HEAD"
+        if is_head:
             scope["method"] = "GET"
+        with in_request(scope[REQUEST_ID]), self._meter.counting(scope) as answered:
+            await self._answer(scope, receive, _Outlet(send, scope, self._ledger, answered, is_head=is_head))
+
+    async def _answer(self, scope: Scope, receive: Receive, outlet: _Outlet) -> None:
         try:
             await self._serve(scope, receive, outlet)
         except _ClientGoneError:
@@ -131,19 +139,21 @@ class _Outlet:
     Before the first byte the operation log has what it is to have about the call.
     """
 
-    def __init__(self, send: Send, scope: Scope, ledger: Ledger) -> None:
+    def __init__(self, send: Send, scope: Scope, ledger: Ledger, answered: Answered, *, is_head: bool) -> None:
         self._send = send
         self._scope = scope
         self._ledger = ledger
         self._request_id: str = scope[REQUEST_ID]
         self._operations: list[str] = scope[OPERATIONS]
-        self._is_head = scope["method"] == "HEAD"
+        self._answered = answered
+        self._is_head = is_head
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             await self._ledger.close(self._scope)
             self.started = True
+            self._answered.begins(message["status"])
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._request_id
             if self._operations:

@@ -201,7 +201,9 @@ def _drop_memory_file(world: World, plan: CreatePlan) -> None:
 
 
 def _fix_point(world: World, plan: CreatePlan, scratch: Scratch) -> None:
-    scratch["point"] = world.fixer.fix_point(plan.request)
+    point = scratch["point"] = world.fixer.fix_point(plan.request)
+    if point.pause_us and point.capture_mode is not None:
+        world.instruments.guest_paused(plan.operation_uuid, point.capture_mode.value, point.pause_us / 1e6)
 
 
 def _abandon_point(world: World, plan: CreatePlan) -> None:

@@ -112,6 +112,7 @@ def _drop_step(number: int, drop: DropPlan) -> Step[DeletePlan]:
 def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
     def commit(world: World, plan: DeletePlan, scratch: Scratch) -> None:
         _commit_layer(world, plan.vm_uuid, merge, scratch.work, f"merge {number}{SWITCH}")
+        _tell_merged(world, merge)
 
     def repoint(world: World, _plan: DeletePlan, _scratch: Scratch) -> None:
         for child in merge.children:
@@ -142,6 +143,14 @@ def _merge_steps(number: int, merge: MergePlan) -> tuple[Step[DeletePlan], ...]:
         Step(f"merge {number}: record", measure, record=record),
         Step(f"merge {number}: drop", drop),
     )
+
+
+def _tell_merged(world: World, merge: MergePlan) -> None:
+    try:
+        world.instruments.merged(world.volumes.probe_size(merge.top.path) or 0)
+    except StillframeError as error:
+        # a figure alone: whether the storage can go on is the next step's business
+        log.warning("what was merged of %s could not be measured: %s", merge.top.path, error)
 
 
 def _commit_layer(world: World, vm_uuid: str, merge: MergePlan, work: Work, mark: str) -> None:

@@ -123,10 +123,17 @@ def use_of(world: World, tenant: str, after: str, limit: int) -> TenantPage:
     with world.metadata.read() as tx:
         named = [tenant] if tenant else tx.quotas.tenants()
         wanted = [name for name in named if name > after]
-        found = []
-        for name in wanted[:limit]:
-            limits, used = tx.quotas.limits(name), tx.quotas.used(tenant=name)
-            budget = limits.space_bytes if limits.space_bytes is not None else quota.allowance(used.capacity_bytes)
-            opened, most = memory_open(world, limits), most_snapshots(world, limits)
-            found.append(TenantUse(limits, used, opened, budget, most))
+        found: list[TenantUse] = []
+        found.extend(_use_of_one(tx, world, name) for name in wanted[:limit])
     return TenantPage(tuple(found), found[-1].limits.tenant if len(wanted) > limit else "")
+
+
+def largest(tx: Transaction, world: World, most: int) -> list[TenantUse]:
+    """The use of the tenants that use most, the largest first."""
+    return [_use_of_one(tx, world, name) for name in tx.quotas.largest(most)]
+
+
+def _use_of_one(tx: Transaction, world: World, tenant: str) -> TenantUse:
+    limits, used = tx.quotas.limits(tenant), tx.quotas.used(tenant=tenant)
+    budget = limits.space_bytes if limits.space_bytes is not None else quota.allowance(used.capacity_bytes)
+    return TenantUse(limits, used, memory_open(world, limits), budget, most_snapshots(world, limits))

@@ -22,6 +22,7 @@ from stillframe.operations.moments import Phase
 from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Operation, Step
 from stillframe.operations.wording import describe
+from stillframe.ports.correlation import in_operation
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Recovery:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._world = runner.world
+        self.has_run = False  # what was interrupted is finished, or holds its virtual machine's slot until it is
 
     def run(self, *, wait_s: float = _START_WAIT_S) -> None:
         """Guests that we had stopped run when this returns; operations are being finished, in the background if need be.
@@ -81,6 +83,7 @@ class Recovery:
             worker.join(max(0.0, until - time.monotonic()))
         # the workers may be at merges of hours, which must not keep the other VMs waiting
         self._start_workers(rest, rest.qsize())
+        self.has_run = True
 
     def _start_workers(self, rows: SimpleQueue[OperationRow], most: int) -> list[threading.Thread]:
         workers = [
@@ -138,6 +141,10 @@ class Recovery:
                 Nothing was done.
             StillframeError: it could not be finished; it is in state LEFT then.
         """
+        with in_operation(row.uuid):
+            self._finish(row, takes_slot=takes_slot)
+
+    def _finish(self, row: OperationRow, *, takes_slot: bool) -> None:
         if row.state is OperationState.PLANNING:
             self._runner.end(row.uuid, OperationState.REFUSED, "interrupted while planning")
             return
@@ -149,11 +156,18 @@ class Recovery:
         current = self._still_left(row, steps, takes_slot=takes_slot) if was_left else row
         if current is None:
             return  # somebody else has finished it
+        with self._runner.being_about(row):
+            self._carry_on(current, operation, plan, was_left=was_left, takes_slot=takes_slot)
+
+    def _carry_on(
+        self, current: OperationRow, operation: Operation[Any], plan: Any, *, was_left: bool, takes_slot: bool
+    ) -> None:
+        steps = operation.steps_of(plan)
         if _is_committed(current, steps) or (operation.resumes and current.state is OperationState.RUNNING):
-            self._runner.drive(row.uuid, operation, plan, frozenset(current.steps_done))
+            self._runner.drive(current.uuid, operation, plan, frozenset(current.steps_done))
             return
         cause = Failed(ErrorCase.INTERRUPTED, current.error or "the service ended in the middle of it")
-        self._runner.undo(row.uuid, operation, plan, steps, cause, holds_slot=takes_slot or not was_left)
+        self._runner.undo(current.uuid, operation, plan, steps, cause, holds_slot=takes_slot or not was_left)
 
     def _read(self, row: OperationRow) -> tuple[Operation[Any], Any]:
         """Raises ``Failed`` LEFT_BEHIND for a row that this version cannot read; it is LEFT then, for doctor to name."""
@@ -226,6 +240,10 @@ class Recovery:
 
     def finish_logged(self, row: OperationRow) -> Outcome:
         """Like ``finish``, for nobody who waits: the log gets what happened."""
+        with in_operation(row.uuid):
+            return self._finish_logged(row)
+
+    def _finish_logged(self, row: OperationRow) -> Outcome:
         try:
             self.finish(row)
         except Exception as error:

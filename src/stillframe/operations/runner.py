@@ -24,6 +24,7 @@ from stillframe.operations.patience import patiently
 from stillframe.operations.quotas import check_busy, reserve
 from stillframe.operations.rows import About, new_row
 from stillframe.operations.steps import Operation, P, Scratch, Step
+from stillframe.operations.telling import telling_step
 from stillframe.operations.wording import (
     NOT_UNDONE,
     UNDONE_LATER,
@@ -35,6 +36,8 @@ from stillframe.operations.wording import (
 )
 from stillframe.operations.work import Work
 from stillframe.operations.world import World
+from stillframe.ports.correlation import in_operation
+from stillframe.ports.instruments import Begun
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 
 log = logging.getLogger(__name__)
@@ -87,15 +90,23 @@ class Runner:
             tx.journal.open(row)
             check_busy(tx, self.world, about.tenant)
         claim = Claim(self, row)
-        try:
-            self.tell(row.uuid, kind, "", Phase.CLAIMED)
-            yield claim
-        except BaseException as error:
+        with self.being_about(row):
+            try:
+                self.tell(row.uuid, kind, "", Phase.CLAIMED)
+                yield claim
+            except BaseException as error:
+                if not claim.planned:
+                    self.end(row.uuid, OperationState.REFUSED, describe(error))
+                raise
             if not claim.planned:
-                self.end(row.uuid, OperationState.REFUSED, describe(error))
-            raise
-        if not claim.planned:
-            self.end(row.uuid, OperationState.DONE)
+                self.end(row.uuid, OperationState.DONE)
+
+    @contextmanager
+    def being_about(self, row: OperationRow) -> Iterator[None]:
+        """What is logged inside is about this operation, which has begun."""
+        with in_operation(row.uuid):
+            self.world.instruments.began(Begun(row.uuid, row.kind, row.vm_uuid))
+            yield
 
     def drive(self, operation_uuid: str, operation: Operation[P], plan: P, done: frozenset[str]) -> Scratch:
         """Do every step that is not among ``done``; the operation is closed when this returns or raises."""
@@ -110,7 +121,8 @@ class Runner:
         for position, step in enumerate(steps):
             if step.name not in done:
                 try:
-                    self._do(operation_uuid, operation, step, plan, told, committed=committed)
+                    with telling_step(self.world.instruments, operation_uuid, step.family):
+                        self._do(operation_uuid, operation, step, plan, told, committed=committed)
                 except BaseException as error:
                     if committed or (step.commits and self._has_committed(operation_uuid)):
                         words = self._leave(operation_uuid, operation.kind, step.name, error, told)
@@ -246,7 +258,8 @@ class Runner:
             undo(self.world, plan)
             self.tell(operation_uuid, kind, step.family, Phase.TAKEN_BACK)
 
-        self._patiently(f"{kind}: undo of {step.name}", act)
+        with telling_step(self.world.instruments, operation_uuid, f"undo: {step.family}"):
+            self._patiently(f"{kind}: undo of {step.name}", act)
 
     def cancel(self, operation_uuid: str) -> OperationState:
         """Let an operation be undone that has not passed its point of no return; returns the state that decided.
@@ -279,6 +292,7 @@ class Runner:
         Where it cannot be noted now the outcome stands, and the slot is held until ``note_ends`` has noted it. Should
         the service die before, recovery comes to the same end.
         """
+        self.world.instruments.ended(operation_uuid, state.value)
         try:
             self.set_state(operation_uuid, state, error)
         except StillframeError as away:

@@ -85,6 +85,7 @@ def _resealed(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None:
     """After an interruption the checksum is not at hand: sealing again gives the same one."""
     if "sealed" not in scratch:
         _seal(world, plan, scratch)
+    world.instruments.memory_saved(scratch["sealed"][1])
 
 
 def _record(tx: Transaction, plan: SaveMemoryPlan, scratch: Scratch) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.ports.guests import Guests
 from stillframe.ports.hypervisor import CaptureKeeper, Inventory, PointInTimeFixer, Power, Sighting
+from stillframe.ports.instruments import Instruments, Unheard
 from stillframe.ports.memory_store import MemoryStore
 from stillframe.ports.metadata import Metadata
 from stillframe.ports.volumes import Volumes
@@ -67,5 +68,6 @@ class World:
     guests: Guests
     limits: Limits
     watch: Watch = unwatched
+    instruments: Instruments = field(default_factory=Unheard)
     now_s: Callable[[], float] = time.time
     new_uuid: Callable[[], str] = field(default=lambda: str(uuid.uuid4()))

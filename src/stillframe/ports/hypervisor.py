@@ -45,7 +45,8 @@ class PointRequest:
 class PointInTime:
     """What was fixed. ``runtime_cookie`` is what the hypervisor needs beside the XML to restore the same CPU.
 
-    ``pause_us``: from the stop's request to the release's answer, 0 if the VM was not running.
+    ``pause_us``: from the stop's request (of a live capture, where QEMU stops the guest: from when it was last seen running)
+    to the release's answer, so never too short; 0 if the guest was not stopped: a snapshot of disks alone does not stop it.
 
     ``fallback_reason`` is set when QEMU refused the background snapshot. ``screenshot_png`` is empty when the VM
     has no screen. ``screenshot_note`` says why, if it failed.
@@ -129,6 +130,14 @@ class Inventory(Sighting, Protocol):
 
     def inspect(self, vm_uuid: str) -> ComputeInspectInfo:
         """Its full configuration; ``volume_uuid`` of the disks and the cluster are left empty for the caller."""
+        ...
+
+    def check_reachable(self) -> None:
+        """The hypervisor answers, whatever it is asked.
+
+        Raises:
+            StillframeError: it could not be asked, or gave no answer within some seconds.
+        """
         ...
 
     def assign(self, vm_uuid: str, tenant: str, tenant_name: str, namespace: str) -> None:

@@ -35,6 +35,13 @@ class QuotaRows(Protocol):
         """Every tenant that something was set for, or that has a virtual machine with snapshots, by name."""
         ...
 
+    def largest(self, most: int) -> list[str]:
+        """The tenants whose layers and memory states occupy most, at most so many, the largest first.
+
+        Those of which no virtual machine has rows are not among them.
+        """
+        ...
+
     def used(self, *, tenant: str = "", vm_uuid: str = "", without: str = "") -> Used:
         """What rows say of one tenant or one VM, reservations of unfinished operations but ``without`` included."""
         ...

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -57,7 +58,9 @@ class Calls:
         until = time.monotonic() + limit_s
         self._await_earlier(what, subject, limit_s)
         call = _Call(what, subject, act)
-        threading.Thread(target=self._run, args=(call,), name=f"libvirt: {what}", daemon=True).start()
+        # what is logged in there is about the same request and operation
+        context = copy_context()
+        threading.Thread(target=context.run, args=(self._run, call), name=f"libvirt: {what}", daemon=True).start()
         if not call.ended.wait(until - time.monotonic()):
             with self._answered:
                 if not call.ended.is_set():

@@ -288,10 +288,9 @@ def _in_pause(
 def _live_then_pause(domain: Any, snapshot_xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> _Fixed:
     """The slower way: memory first while the guest runs; QEMU stops it, disks are switched, the rest is written."""
     migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
-    begun = time.monotonic_ns()
     try:
-        migration.await_switchover(qmp, _STEP_TIMEOUT_S)
-        begun = time.monotonic_ns()
+        # nobody tells when QEMU stops the guest: the pause is counted from when it was last seen running
+        begun = migration.await_switchover(qmp, _STEP_TIMEOUT_S)
         domain.snapshotCreateXML(snapshot_xml, _SNAPSHOT_FLAGS)
         taken_at_s = time.time()
         migration.finish_switchover(qmp, _STEP_TIMEOUT_S)

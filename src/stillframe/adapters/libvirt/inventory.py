@@ -32,6 +32,7 @@ _SHARED_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "lustre", "gpfs", "beegfs", "9p", "virtiofs", "afs"}
 )
 _POWER_TIMEOUT_S = 120.0
+_LOOK_TIMEOUT_S = 5.0
 _AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
 
@@ -54,6 +55,12 @@ class LibvirtInventory:
             return sorted(found, key=lambda vm: (vm.name, vm.uuid))
 
         return self._connection.call("list domains", act)
+
+    def check_reachable(self) -> None:
+        # of what libvirt can be asked the least that goes all the way to the daemon
+        self._connection.call(
+            "look whether libvirt answers", lambda conn: conn.getLibVersion(), timeout_s=_LOOK_TIMEOUT_S
+        )
 
     def find_vm(self, vm_uuid: str) -> Vm:
         return self._connection.domain_call("look up", vm_uuid, _read_or_say_why)

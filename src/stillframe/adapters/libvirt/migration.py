@@ -89,13 +89,18 @@ def await_tracking(qmp: Qmp) -> None:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "memory write tracking did not begin in time")
 
 
-def await_switchover(qmp: Qmp, timeout_s: float) -> None:
-    """The slower way: return when QEMU has stopped the guest, with only the last of its state to be written."""
+def await_switchover(qmp: Qmp, timeout_s: float) -> int:
+    """The slower way: return when QEMU has stopped the guest, with only the last of its state to be written.
+
+    Returns the last moment at which the guest is known to have run, in nanoseconds of the monotonic clock.
+    """
     deadline = time.monotonic() + timeout_s
+    asked_ns = time.monotonic_ns()
     while True:
+        ran_ns, asked_ns = asked_ns, time.monotonic_ns()
         answer = qmp.run("query-migrate")
         if answer.get("status") == "pre-switchover":
-            return
+            return ran_ns
         if answer.get("status") not in _ACTIVE:
             raise _failed("memory capture ended early", answer)
         if time.monotonic() > deadline:

@@ -42,6 +42,29 @@ class SqlQuotas:
         found = sa.union(sa.select(tenants.c.tenant), sa.select(vms.c.tenant).where(vms.c.tenant != ""))
         return sorted(self._connection.scalars(found))
 
+    def largest(self, most: int) -> list[str]:
+        of_layers = (
+            sa.select(vms.c.tenant, layers.c.disk_bytes.label("size"))
+            .select_from(vms.join(volumes, volumes.c.vm_uuid == vms.c.uuid))
+            .join(layers, layers.c.volume_uuid == volumes.c.uuid)
+            .where(_FROZEN)
+        )
+        of_memory = (
+            sa.select(vms.c.tenant, memory_states.c.size_bytes.label("size"))
+            .select_from(vms.join(snapshots, snapshots.c.vm_uuid == vms.c.uuid))
+            .join(memory_states, memory_states.c.snapshot_uuid == snapshots.c.uuid)
+        )
+        # also those that have a virtual machine, and nothing that was measured
+        everything = sa.union_all(of_layers, of_memory, sa.select(vms.c.tenant, sa.literal(0).label("size"))).subquery()
+        ranked = (
+            sa.select(everything.c.tenant)
+            .where(everything.c.tenant != "")
+            .group_by(everything.c.tenant)
+            .order_by(sa.func.coalesce(sa.func.sum(everything.c.size), 0).desc(), everything.c.tenant)
+            .limit(most)
+        )
+        return list(self._connection.scalars(ranked))
+
     def used(self, *, tenant: str = "", vm_uuid: str = "", without: str = "") -> Used:
         mine = vms.c.uuid == vm_uuid if vm_uuid else vms.c.tenant == tenant
         whose = operations.c.vm_uuid == vm_uuid if vm_uuid else operations.c.tenant == tenant
