@@ -37,6 +37,7 @@ from stillframe.http.app import create_app
 from stillframe.http.health import Monitor
 from stillframe.http.server import server_config
 from stillframe.listening import local_url, speak, split_listen, why_not_kept, why_not_listen, write_secret
+from stillframe.logs import begin_logging
 from stillframe.operations.doctor import Doctor, Report, untrusted
 from stillframe.operations.log_keeper import LogKeeper
 from stillframe.operations.moments import Watch, unwatched
@@ -180,9 +181,7 @@ def _tenants(text: str) -> frozenset[str]:
 
 def serve(settings: Settings, watch: Watch = unwatched) -> int:
     """Run the service until it is told to stop; returns the exit code. Guests go on when it ends."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    begin_logging(settings)
     host, port = split_listen(settings.listen)
     if refusal := why_not_listen(settings) or _why_not_traced(settings):
         print(refusal, file=sys.stderr)  # noqa: T201 -- the command's own refusal

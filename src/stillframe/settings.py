@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     metrics_open: bool = Field(
         False, description="Show /metrics without a key to who asks from this machine itself, not through a proxy."
     )
+    log_format: Literal["human", "json"] = Field(
+        "human", description='Lines of the service\'s own log: "human", or "json", one object a line.'
+    )
     otlp_endpoint: str = Field(
         "",
         description="Where traces of operations are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; "
