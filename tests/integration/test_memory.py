@@ -15,8 +15,10 @@ from PIL import Image
 from integration.conftest import Take
 from integration.test_one_moment import roll_back_and_check, snapshot_memory
 from stillframe.domain.errors import ErrorCase
+from stillframe.operations import create, save_memory
 from support.refusal import must_refuse_post
-from support.service import SNAPSHOT, Vm
+from support.scraped import Figures, rise
+from support.service import SNAPSHOT, Service, Vm, eventually
 
 pytestmark = pytest.mark.guest
 
@@ -31,17 +33,21 @@ def memory_file(snapshot: Any) -> Path:
 def test_where_qemu_refuses_the_background_way_memory_is_captured_live(guest: Callable[..., Vm]) -> None:
     """Memory that is a private file mapping: the guest pauses longer, the moment is as exact, and ``attr`` says so."""
     vm = guest("private", memory_mib=192, fill_mib=48, disks=2, private_file_memory=True)
+    before = Figures(vm.service)
     for name in ("first", "second"):
         moment = snapshot_memory(vm, name)
         attributes = vm.get(name)["attr"]
         assert attributes["capture_mode"] == "live"
         assert "ackground-snapshot" in attributes["reason"], attributes
         roll_back_and_check(vm, name, moment)
+    assert rise(before, Figures(vm.service), "guest_pause_seconds_count", mode="live") == 2
 
 
 def test_the_screen_of_the_moment_is_served_as_a_png(take: Take) -> None:
     vm = take("one", boot=True)
+    before = Figures(vm.service)
     snapshot = vm.create("with screen", memory=True)
+    check_figures(vm.service, before, snapshot)
     path = urlsplit(snapshot["screenshot_url"]).path
     first = vm.service.http.get(path)
     assert first.headers["content-type"] == "image/png"
@@ -67,6 +73,27 @@ def test_a_deleted_snapshots_screenshot_is_gone(take: Take) -> None:
     path = urlsplit(vm.create("short-lived", memory=True)["screenshot_url"]).path
     vm.delete("short-lived")
     assert vm.service.http.get(path).status_code == 404
+
+
+def check_figures(service: Service, before: Figures, snapshot: Any) -> None:
+    """A snapshot with memory is in the figures: its pause, its two operations, each of their steps, its size.
+
+    Other guests are quiet meanwhile.
+    """
+    saved = {"kind": "save_memory", "outcome": "done"}
+    # what saves it ends a moment after the snapshot says that its memory is there
+    eventually(lambda: rise(before, Figures(service), "operations_total", **saved) == 1, "its saving has ended")
+    after = Figures(service)
+    assert rise(before, after, "guest_pause_seconds_count", mode="background-snapshot") == 1
+    assert 0 < rise(before, after, "guest_pause_seconds_sum", mode="background-snapshot") < 30
+    assert rise(before, after, "operations_total", kind="create", outcome="done") == 1
+    for kind, families in (("create", create.FAMILIES), ("save_memory", save_memory.FAMILIES)):
+        for step in families:
+            assert rise(before, after, "step_duration_seconds_count", kind=kind, step=step) == 1, (kind, step)
+    assert rise(before, after, "memory_saved_bytes_total") == int(snapshot["attr"]["memory_bytes"])
+    assert rise(before, after, "http_requests_total", call="createSnapshot", code="2xx") == 1
+    assert after.of("host_reachable") == after.of("database_reachable") == 1
+    assert after.has("tenant_space_used_bytes")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])

@@ -92,7 +92,7 @@ def await_tracking(qmp: Qmp) -> None:
 def await_switchover(qmp: Qmp, timeout_s: float) -> int:
     """The slower way: return when QEMU has stopped the guest, with only the last of its state to be written.
 
-    Returns the last moment at which the guest is known to have run, in nanoseconds of the monotonic clock.
+    Returns the last moment at which the guest is known to have run, in ns of the monotonic clock.
     """
     deadline = time.monotonic() + timeout_s
     asked_ns = time.monotonic_ns()
