@@ -36,7 +36,7 @@ from stillframe.domain.findings import Finding, FindingKind
 from stillframe.http.app import create_app
 from stillframe.http.health import Monitor
 from stillframe.http.server import server_config
-from stillframe.listening import local_url, speak, split_listen, why_not_kept, why_not_listen, write_secret
+from stillframe.listening import local_url, split_listen, why_not_kept, why_not_listen, write_secret
 from stillframe.logs import begin_logging
 from stillframe.operations.doctor import Doctor, Report, untrusted
 from stillframe.operations.log_keeper import LogKeeper
@@ -49,6 +49,7 @@ from stillframe.operations.world import Limits, World
 from stillframe.ports.instruments import Instruments
 from stillframe.ports.metadata import Metadata
 from stillframe.settings import Settings
+from stillframe.spoken import speak
 
 log = logging.getLogger(__name__)
 

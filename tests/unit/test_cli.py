@@ -22,10 +22,10 @@ import pytest
 from stillframe.cli.main import main
 from stillframe.domain.errors import ErrorCase
 from stillframe.domain.findings import Finding, FindingKind
-from stillframe.listening import speak
 from stillframe.operations.doctor import BusyVm, Repair, Report
 from stillframe.operations.requests import Caller, GuestSpec, VmPage, VmQuery, VmRef
 from stillframe.settings import Settings
+from stillframe.spoken import speak
 from support.http_door import ADMIN, ADMIN_KEY, CLUSTER, VM, DoorClient, a_row, refused
 from support.http_server import serving
 
@@ -50,9 +50,9 @@ def door(served: tuple[DoorClient, str]) -> DoorClient:
 
 
 @contextmanager
-def spoken(state: Path, url: str) -> Iterator[None]:
+def spoken(state: Path, url: str, certificate: str = "") -> Iterator[None]:
     """A running service says that it is reached there."""
-    descriptor = speak(state / "service.json", {"url": url, "pid": 1})
+    descriptor = speak(state / "service.json", {"url": url, "pid": 1, "certificate": certificate})
     try:
         yield
     finally:

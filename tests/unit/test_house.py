@@ -22,6 +22,8 @@ PLANTED = [
     ("http/__init__.py", "libvirt", "libvirt stays in its adapter"),
     ("adapters/volumes/__init__.py", "stillframe.operations", "adapters see ports and domain only"),
     ("adapters/memory/__init__.py", "stillframe.adapters.metadata", "adapter families do not know each other"),
+    ("client/flow.py", "stillframe.operations", "the client stands on itself and the domain"),
+    ("operations/work.py", "stillframe.client", "the service does not call itself"),
     ("adapters/metadata/__init__.py", "libvirt_qemu", "libvirt stays in its adapter"),
     ("adapters/metrics/__init__.py", "stillframe.adapters.traces", "adapter families do not know each other"),
     ("operations/telling.py", "prometheus_client", "figures and traces stay in their adapters"),

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 
 from stillframe.domain.errors import ErrorCase
-from stillframe.listening import is_spoken
 from stillframe.settings import Settings
+from stillframe.spoken import is_spoken
 
 EXIT_FAILED = 1
 EXIT_NO_SERVICE = 3
