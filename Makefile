@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup setup-browser pictures demo up test test-fast fault fuzz soak sandbox lint audit bench docs-errors clean
+.PHONY: help setup setup-browser pictures demo up test test-fast fault fuzz soak sandbox lint audit bench docs-errors docs-cli docs-session clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ bench: setup ## measure against virsh and write docs/benchmarks.md
 docs-errors: setup ## write docs/errors.md from the error catalogue
 	$(PYTHON) -m stillframe.domain.errors_page >docs/errors.md.new
 	mv docs/errors.md.new docs/errors.md
+
+docs-cli: setup ## write docs/cli.md from the commands
+	$(PYTHON) -m stillframe.cli.reference >docs/cli.md.new
+	mv docs/cli.md.new docs/cli.md
 
 clean: ## remove everything that was built or installed into this directory
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.cli.plain import human_bytes
-from stillframe.cli.tasks import human_time
+from stillframe.cli.plain import human_bytes, human_time
 from stillframe.domain.errors import ErrorCase
 from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
 from support.http_door import OPERATION, VM, DoorClient, a_task, refused

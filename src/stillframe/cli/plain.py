@@ -1,78 +1,49 @@
-"""How commands print, and how they find what they are asked about."""
+"""How commands print."""
 
 from __future__ import annotations
 
-import re
+import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from pydantic import ValidationError
 
-from stillframe.cli.client import EXIT_FAILED, CliError, call
+from stillframe.cli.ending import USAGE, CliError
+from stillframe.cli.words import Words
+from stillframe.client.models import Record
 from stillframe.settings import Settings
 
-EXIT_USAGE = 2
 _KIB = 1024
-_PAGE_ROWS = 1000
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 _MOMENT_MAX = 253_402_300_799  # the end of the year 9999
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-State = Annotated[
-    Path | None, typer.Option("--state", metavar="DIR", help="The service's state directory.", show_default=False)
-]
 
 
 def settings_with(**chosen: Any) -> Settings:
     try:
         return Settings(**chosen)
     except ValidationError as error:
-        reasons = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise CliError(EXIT_USAGE, *(f"stillframe: setting {reason}" for reason in reasons)) from error
+        reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        words = (Words(f"stillframe: setting {reason}", f"stillframe：设置 {reason}") for reason in reasons)
+        raise CliError(USAGE, *words) from error
 
 
-def service_at(state: Path | None) -> Settings:
-    return settings_with() if state is None else settings_with(state=state)
+def print_json(value: Record | Sequence[Record] | dict[str, Any]) -> None:
+    """As the API has it, for programs."""
+    data: Any = value
+    if isinstance(value, Record):
+        data = value.as_json()
+    elif not isinstance(value, dict):
+        data = [row.as_json() for row in value]
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=2))
 
 
-def is_uuid(text: str) -> bool:
-    return _UUID.fullmatch(text) is not None
-
-
-def uuid_of(service: Settings, machine: str) -> str:
-    """The uuid of the VM of this name; a uuid stands for itself."""
-    if is_uuid(machine):
-        return machine
-    query = {"filter_name": machine, "filter_fuzzy": "false"}
-    found = [row["uuid"] for row in call(service, "GET", "/v1/compute/list", params=query)["domains"]]
-    if len(found) == 1:
-        return str(found[0])
-    if found:
-        raise CliError(
-            EXIT_FAILED,
-            f'stillframe: several virtual machines are called "{machine}"; give the uuid',
-            f"stillframe：有多台虚拟机名为“{machine}”；请使用 uuid",
-        )
-    raise CliError(
-        EXIT_FAILED,
-        f'stillframe: no virtual machine is called "{machine}"; see "stillframe vm list"',
-        f"stillframe：没有名为“{machine}”的虚拟机；请查看“stillframe vm list”",
-    )
-
-
-def every(service: Settings, path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every row of a list that comes in pages."""
-    rows: list[dict[str, Any]] = []
-    after = ""
-    while True:
-        page = call(service, "GET", path, params={**query, "after": after, "limit": _PAGE_ROWS})
-        rows += page["list"]
-        after = page["next"]
-        if not after:
-            return rows
+def complain(lines: Iterable[str]) -> None:
+    """On stderr."""
+    for line in lines:
+        typer.echo(printable(line), err=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -101,6 +72,17 @@ def human_bytes(count: int) -> str:
         if round(value, 1) < _KIB:
             return f"{value:.1f} {unit}"
     return f"{value / _KIB:.1f} TiB"
+
+
+def human_time(seconds: int) -> str:
+    """The two largest units: 3700 as "1 h 1 min"."""
+    if seconds < _MINUTE_S:
+        return f"{seconds} s"
+    if seconds < _HOUR_S:
+        return f"{seconds // _MINUTE_S} min {seconds % _MINUTE_S} s"
+    if seconds < _DAY_S:
+        return f"{seconds // _HOUR_S} h {seconds % _HOUR_S // _MINUTE_S} min"
+    return f"{seconds // _DAY_S} d {seconds % _DAY_S // _HOUR_S} h"
 
 
 def printable(text: str) -> str:

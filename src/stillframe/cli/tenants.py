@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stillframe.cli.client import call
-from stillframe.cli.plain import State, every, human_bytes, service_at, table
+from stillframe.cli.connecting import AsJson, connected
+from stillframe.cli.plain import human_bytes, print_json, table
+from stillframe.client import Client
+from stillframe.client.models import TenantUse
 
-TENANT = "/v1/stillframe/tenant"
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]i?B?|B)?", re.IGNORECASE)
 _UNITS = {"B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -31,7 +31,9 @@ def _bytes(text: str | None, option: str) -> int | None:
 
 
 @tenant.command("set")
+@connected
 def set_tenant(
+    client: Client,
     name: Name,
     *,
     memory: Annotated[
@@ -46,61 +48,53 @@ def set_tenant(
     max_snapshots: Annotated[
         int | None, typer.Option(min=0, help="Most snapshots of each virtual machine.", show_default=False)
     ] = None,
-    state: State = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a tenant may use. Replaces all that was said before: what is not given falls back to the default."""
-    body = {
-        "tenant": name,
-        "memory_open": memory,
-        "memory_bytes": _bytes(memory_budget, "--memory-budget"),
-        "space_bytes": _bytes(space_budget, "--space-budget"),
-        "max_snapshots": max_snapshots,
-    }
-    call(service_at(state), "POST", f"{TENANT}/set", json=body)
+    client.set_tenant(
+        name,
+        memory_open=memory,
+        memory_bytes=_bytes(memory_budget, "--memory-budget"),
+        space_bytes=_bytes(space_budget, "--space-budget"),
+        max_snapshots=max_snapshots,
+    )
+    if as_json:
+        print_json({})
 
 
 @tenant.command("list")
-def list_tenants(
-    state: State = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field of the API.")] = False,
-) -> None:
+@connected
+def list_tenants(client: Client, *, as_json: AsJson = False) -> None:
     """Show every tenant that has snapshots or limits, with its use and its budgets."""
-    _show(_usage(state, ""), as_json)
+    _show(client.tenants(), as_json)
 
 
 @tenant.command("usage")
-def usage(
-    name: Name,
-    state: State = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field of the API.")] = False,
-) -> None:
+@connected
+def usage(client: Client, name: Name, *, as_json: AsJson = False) -> None:
     """Show one tenant's use and its budgets."""
-    _show(_usage(state, name), as_json)
+    _show(client.tenants(tenant=name), as_json)
 
 
-def _usage(state: Any, name: str) -> list[dict[str, Any]]:
-    return every(service_at(state), f"{TENANT}/usage", {"tenant": name})
-
-
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(rows: list[TenantUse], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        print_json(rows)
         return
     heads = ["tenant", "vms", "snapshots", "most/vm", "space", "of", "memory", "of"]
     for line in table([heads, *(_cells(row) for row in rows)]):
         typer.echo(line)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    memory_budget = row["memory_budget_bytes"]
+def _cells(row: TenantUse) -> list[str]:
+    memory_budget = row.memory_budget_bytes
     of_memory = "any" if memory_budget is None else human_bytes(memory_budget)
     return [
-        row["tenant"],
-        str(row["vms"]),
-        str(row["snapshots"]),
-        str(row["max_snapshots"]),
-        human_bytes(row["space_bytes"]),
-        human_bytes(row["space_budget_bytes"]) + ("" if row["space_budget_set"] else " (3x)"),
-        human_bytes(row["memory_bytes"]),
-        of_memory if row["memory_open"] else "not open",
+        row.tenant,
+        str(row.vms),
+        str(row.snapshots),
+        str(row.max_snapshots),
+        human_bytes(row.space_bytes),
+        human_bytes(row.space_budget_bytes) + ("" if row.space_budget_set else " (3x)"),
+        human_bytes(row.memory_bytes),
+        of_memory if row.memory_open else "not open",
     ]

@@ -1,0 +1,57 @@
+"""What an act throws away or takes, in plain words, before it is done."""
+
+from __future__ import annotations
+
+import time
+
+from stillframe.cli.ending import FAILED, CliError
+from stillframe.cli.plain import human_bytes, human_time
+from stillframe.cli.words import Words
+from stillframe.client import Client
+from stillframe.client.models import DeleteConsequences, RollbackConsequences
+
+
+def what_rollback_does(client: Client, vm: str, snapshot: str, *, memory: bool) -> list[Words]:
+    end = (
+        Words("and goes on from that moment", "并从该时刻继续运行")
+        if memory
+        else Words("and is shut off then", "随后处于关机状态")
+    )
+    told = client.consequences(vm, snapshot).rollback
+    lost = _what_is_lost(told, time.time())
+    return [
+        Words(f'{vm} goes back to "{snapshot}" {end.en}.', f"{vm} 将回滚到“{snapshot}”，{end.cn}。"),
+        Words(f"Thrown away: {lost.en}. No snapshot is lost.", f"将被丢弃：{lost.cn}。不会丢失任何快照。"),
+    ]
+
+
+def what_delete_does(client: Client, vm: str, snapshot: str) -> list[Words]:
+    """Raises: CliError: it would be refused (exit 1); nobody has to be asked then."""
+    told = client.consequences(vm, snapshot).delete
+    if not told.allowed:
+        raise CliError(FAILED, Words(told.message, told.message_cn), details=told.desc)
+    freed = human_bytes(told.freed_bytes)
+    return [
+        Words(f'The snapshot "{snapshot}" of {vm} is deleted.', f"将删除 {vm} 的快照“{snapshot}”。"),
+        _what_is_merged(told),
+        Words(f"Freed for certain: {freed}.", f"确定释放：{freed}。"),
+    ]
+
+
+def _what_is_lost(told: RollbackConsequences, now: float) -> Words:
+    size = human_bytes(told.changed_bytes)
+    base = Words(f'since "{told.stands_on}"', f"自“{told.stands_on}”以来") if told.stands_on else Words("", "")
+    if told.since:
+        age = human_time(max(0, int(now) - told.since))
+        return Words(f"{age} of changes {base.en} ({size})", f"{base.cn}{age} 的更改（{size}）")
+    return Words(f"all changes {base.en} ({size})", f"{base.cn}的全部更改（{size}）")
+
+
+def _what_is_merged(told: DeleteConsequences) -> Words:
+    if not told.merges:
+        return Words("Nothing has to be copied.", "无需复制数据。")
+    each = ", ".join(f"{one.disk} {human_bytes(one.bytes)}" for one in told.merges)
+    total = human_bytes(sum(one.bytes for one in told.merges))
+    return Words(
+        f"Merged with what stands on it: {each}; {total} to copy.", f"与其上的层合并：{each}；需复制 {total}。"
+    )
