@@ -69,6 +69,9 @@ docs-cli: setup ## write docs/cli.md from the commands
 	$(PYTHON) -m stillframe.cli.reference >docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 
+docs-session: setup ## write docs/session.txt, a day at the terminal on a real guest
+	$(AS_ROOT) env STILLFRAME_SESSION=docs/session.txt $(PYTHON) -m pytest -q tests/integration/test_session.py
+
 clean: ## remove everything that was built or installed into this directory
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -81,10 +81,13 @@ class Terminal:
 def as_text(raw: str) -> list[str]:
     """What a reader saw, line by line; of a line that was drawn over, every version that differs from the one before."""
     seen: list[str] = []
+    kept: dict[int, str] = {}
     lines, row = [""], 0
 
     def keep(line: str) -> None:
-        if line.rstrip() and (not seen or seen[-1] != line.rstrip()):
+        words = " ".join(line.split())  # columns that became wider say nothing new
+        if words and kept.get(row) != words:
+            kept[row] = words
             seen.append(line.rstrip())
 
     for part in _parts(raw):

@@ -208,6 +208,7 @@ def _slow_delete(door: DoorClient) -> Callable[[], None]:
     over = threading.Event()
     door.stub.outcomes["delete"] = lambda *_: over.wait(60) and None
     door.stub.outcomes["list_tasks"] = TaskPage((a_task(kind="delete"),), "")
+    door.stub.outcomes["get_task"] = a_task(kind="delete", state=TaskState.DONE, progress=100)
     return over.set
 
 
@@ -217,8 +218,9 @@ def test_a_terminal_sees_a_bar_with_rate_and_time_left(state: Path, door: DoorCl
         terminal.hear("100.0 MiB/s")
         finish()
         assert terminal.end() == 0
-        (line,) = {line for line in as_text(terminal.raw) if "MiB/s" in line}
+        line, last = as_text(terminal.raw)
     assert re.fullmatch(r"delete origin 测试: await the capture +[━╸╺ ]+ +40% +100.0 MiB/s +11 s left", line)
+    assert re.fullmatch(r"delete origin 测试: done +━+ +100%", last)
 
 
 def test_ctrl_c_says_what_goes_on_and_how_to_watch_or_cancel_it(state: Path, door: DoorClient) -> None:

@@ -288,10 +288,11 @@ def _in_turn(*outcomes: Any) -> Callable[..., Any]:
 def test_create_waits_until_memory_is_saved_and_tells_how_far(client: Client, door: DoorClient) -> None:
     saving = a_snapshot(memory=a_memory(status=MemoryStatus.SAVING, progress=40))
     door.stub.outcomes["get_snapshot"] = _in_turn(saving, saving, a_snapshot(memory=a_memory()))
+    door.stub.outcomes["get_task"] = a_task(state=TaskState.DONE)
     seen: list[Task] = []
     taken = client.create(VM, "origin", memory=True, wait=True, on_progress=seen.append)
     assert taken.memory_status == "available"
-    assert [task.uuid for task in seen] == [OPERATION, OPERATION]
+    assert [(task.uuid, task.state) for task in seen] == [(OPERATION, "running")] * 2 + [(OPERATION, "done")]
     assert (seen[0].rate_bytes_s, seen[0].time_left_s) == (100 << 20, 11)
 
 
@@ -321,11 +322,12 @@ def test_wait_ends_with_the_task(client: Client, door: DoorClient, state: TaskSt
 
 
 def test_a_long_call_tells_how_far_it_is(client: Client, door: DoorClient) -> None:
-    """Both clients: the call goes on until its progress has been told."""
+    """Both clients: the call goes on until its progress has been told; the last that is told is its end."""
     told = threading.Event()
     mine = a_task(kind="delete", snapshot="a", progress=70)
     door.stub.outcomes["list_tasks"] = TaskPage((a_task(kind="delete", snapshot="b"), mine), "")
     door.stub.outcomes["delete"] = lambda *_: told.wait(30) and None
+    door.stub.outcomes["get_task"] = a_task(kind="delete", snapshot="a", progress=100, state=TaskState.DONE)
     seen: list[int] = []
 
     def tell(task: Task) -> None:
@@ -333,7 +335,7 @@ def test_a_long_call_tells_how_far_it_is(client: Client, door: DoorClient) -> No
         told.set()
 
     client.delete(VM, "a", on_progress=tell)
-    assert set(seen) == {70}
+    assert (set(seen), seen[-1]) == ({70, 100}, 100)
     seen.clear()
     told.clear()
 
@@ -342,7 +344,7 @@ def test_a_long_call_tells_how_far_it_is(client: Client, door: DoorClient) -> No
             await other.delete(VM, "a", on_progress=tell)
 
     asyncio.run(same(str(client._http[1].base_url)))  # type: ignore[index] -- it has just been used
-    assert set(seen) == {70}
+    assert (set(seen), seen[-1]) == ({70, 100}, 100)
 
 
 # --- connecting ---------------------------------------------------------------------------------------------------

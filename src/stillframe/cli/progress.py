@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
@@ -15,6 +15,7 @@ from stillframe.cli.words import Words
 from stillframe.client.models import Task
 
 _STEP_PERCENT = 10
+_BAR_COLUMNS = 30
 
 
 class Showing:
@@ -51,22 +52,24 @@ class Showing:
         if self._bars is None:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
+                BarColumn(_BAR_COLUMNS),
                 TaskProgressColumn(),
                 TextColumn("{task.fields[rate]}", markup=False),
                 TextColumn("{task.fields[left]}", markup=False),
                 console=Console(stderr=True),
             )
             self._bars.start()
-        if task.uuid not in self._shown:
-            self._shown[task.uuid] = self._bars.add_task("", total=100, rate="", left="")
-        self._bars.update(
-            self._shown[task.uuid],
-            completed=task.progress,
-            description=printable(f"{_what(task)}: {task.step or task.state}"),
-            rate=rate_of(task),
-            left=_left(task),
-        )
+        ended = task.has_ended
+        shown: dict[str, Any] = {
+            "completed": task.progress,
+            "description": printable(f"{_what(task)}: {task.state if ended else task.step or task.state}"),
+            "rate": "" if ended else rate_of(task),
+            "left": "" if ended else _left(task),
+        }
+        if task.uuid in self._shown:
+            self._bars.update(self._shown[task.uuid], **shown)
+        else:
+            self._shown[task.uuid] = self._bars.add_task(total=100, **shown)
 
     def _tell(self, task: Task) -> None:
         now = (task.state, task.step, task.progress // _STEP_PERCENT)

@@ -60,17 +60,20 @@ def await_memory(
     """
     uuid = yield from looking.vm_uuid(vm)
     give_up_at = _deadline(timeout_s)
+    seen: Task | None = None
     while True:
         taken = yield from looking.snapshot(uuid, name)
         if taken.memory_status not in SAVING:
             break
-        task = yield from _under_way(uuid, (SAVE_MEMORY, taken.name))
-        if task is not None:
+        seen = (yield from _under_way(uuid, (SAVE_MEMORY, taken.name))) or seen
+        if seen is not None:
             if on_progress is not None:
-                on_progress(task)
+                on_progress(seen)
             if time.monotonic() >= give_up_at:
-                raise StillGoingOnError(task)
+                raise StillGoingOnError(seen)
         yield Sleep(POLL_S)
+    if seen is not None and on_progress is not None:
+        yield from _tell_end(seen, on_progress)
     if taken.memory_status == "failed":
         raise MemoryNotSavedError(taken.name, (taken.attr or {}).get("reason", ""))
     return taken
@@ -190,15 +193,19 @@ def _watched(request: Request, vm: str, what: tuple[str, str], on_progress: OnPr
     if on_progress is None:
         return (yield from exchange(request))
     patience_s = PATIENCE_S
+    seen: Task | None = None
     while True:
         begun = yield Begin(request)
         while True:
             received: Received | None = yield Await(begun, POLL_S)
             if received is not None:
                 break
-            yield from _tell(vm, what, on_progress)
+            seen = (yield from _tell(vm, what, on_progress)) or seen
         try:
-            return answer_of(received)
+            answer = answer_of(received)
+            if seen is not None:
+                yield from _tell_end(seen, on_progress)
+            return answer
         except ApiError as error:
             pause_s = throttled_s(error, patience_s)
             if pause_s is None:
@@ -207,10 +214,19 @@ def _watched(request: Request, vm: str, what: tuple[str, str], on_progress: OnPr
             yield Sleep(pause_s)
 
 
-def _tell(vm: str, what: tuple[str, str], on_progress: OnProgress) -> Flow[None]:
+def _tell(vm: str, what: tuple[str, str], on_progress: OnProgress) -> Flow[Task | None]:
     try:
         now = yield from _under_way(vm, what)
     except ClientError:
-        return  # the call itself says what is wrong, if it is
+        return None  # the call itself says what is wrong, if it is
     if now is not None:
         on_progress(now)
+    return now
+
+
+def _tell_end(seen: Task, on_progress: OnProgress) -> Flow[None]:
+    """The last of what was told is how it ended."""
+    try:
+        on_progress((yield from task(seen.uuid)))
+    except ClientError:
+        return  # what was asked for is done, and that is known
