@@ -157,36 +157,6 @@ def test_guest_delete_and_console(run: Run, state: Path, door: DoorClient) -> No
     assert door.stub.asked == [("delete_guest", "g", CALLER), ("guest_console", "g")]
 
 
-@pytest.mark.parametrize(
-    ("environment", "chinese"),
-    [
-        ({"LANG": "zh_CN.UTF-8"}, True),
-        ({"LANG": "en_GB.UTF-8", "LC_MESSAGES": "zh_TW"}, True),
-        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}, False),
-        ({"LANG": "zh_CN.UTF-8", "LC_ALL": ""}, True),
-        ({}, False),
-    ],
-)
-def test_an_api_error_is_told_in_the_readers_language(
-    run: Run,
-    state: Path,
-    door: DoorClient,
-    *,
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    chinese: bool,
-) -> None:
-    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    door.stub.outcomes["delete_guest"] = refused(ErrorCase.VM_BUSY, "create since noon")
-    result = run("guest", "delete", "g", "--state", state)
-    assert (result.code, result.out) == (1, "")
-    case = ErrorCase.VM_BUSY.value
-    assert result.err.splitlines() == [case.message_cn if chinese else case.message, "create since noon"]
-
-
 def test_version_knows_the_service_and_itself(run: Run, state: Path, door: DoorClient, tmp_path: Path) -> None:
     own, service = run("version", "--state", state).out.splitlines()
     assert own.startswith("stillframe ")

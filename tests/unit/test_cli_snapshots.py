@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stillframe.cli.shown import drawn
-from stillframe.client.models import Overview
+from stillframe.client.overviews import Overview
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.layout import lay_out
 from stillframe.domain.snapshot import MemoryStatus, SnapshotCard

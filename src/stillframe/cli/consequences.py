@@ -8,7 +8,7 @@ from stillframe.cli.ending import FAILED, CliError
 from stillframe.cli.plain import human_bytes, human_time
 from stillframe.cli.words import Words
 from stillframe.client import Client
-from stillframe.client.models import DeleteConsequences, RollbackConsequences
+from stillframe.client.overviews import DeleteConsequences, RollbackConsequences
 
 
 def what_rollback_does(client: Client, vm: str, snapshot: str, *, memory: bool) -> list[Words]:

@@ -12,7 +12,8 @@ from stillframe.cli.arguments import VmName
 from stillframe.cli.connecting import AsJson, connected
 from stillframe.cli.plain import human_bytes, human_time, moment, print_json, printable, table
 from stillframe.client import Client
-from stillframe.client.models import Overview, OverviewSnapshot, Snapshot
+from stillframe.client.models import Snapshot
+from stillframe.client.overviews import Overview, OverviewSnapshot
 from stillframe.domain.layout import NOW, Item, Layout, graph
 
 

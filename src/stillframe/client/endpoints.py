@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from stillframe.client import models
+from stillframe.client import models, overviews
 from stillframe.client.models import Record
 
 T = TypeVar("T", bound=Record)
@@ -67,8 +67,8 @@ ROLLBACK = Endpoint("POST", f"{_SNAPSHOT}/rollback", models.Snapshot)
 ROLLBACK_DISKS = Endpoint("POST", "/v1/compute/volume/snapshot/rollback", models.Batch)
 DELETE = Endpoint("POST", f"{_SNAPSHOT}/delete", models.Nothing)
 
-OVERVIEW = Endpoint("GET", f"{_OWN}/vm/overview", models.Overview)
-CONSEQUENCES = Endpoint("GET", f"{_OWN}/snapshot/consequences", models.Consequences)
+OVERVIEW = Endpoint("GET", f"{_OWN}/vm/overview", overviews.Overview)
+CONSEQUENCES = Endpoint("GET", f"{_OWN}/snapshot/consequences", overviews.Consequences)
 
 LIST_TASKS = Endpoint("GET", f"{_SNAPSHOT}/task/list", models.TaskPage)
 GET_TASK = Endpoint("GET", f"{_SNAPSHOT}/task/get", models.Task)

@@ -7,7 +7,8 @@ from stillframe.client.asking import ask, exchange, is_uuid, read
 from stillframe.client.endpoints import Endpoint
 from stillframe.client.errors import NotFoundError
 from stillframe.client.flow import Flow
-from stillframe.client.models import Consequences, Nothing, Overview, Snapshot, Tree, Vm, VmDetail
+from stillframe.client.models import Nothing, Snapshot, Tree, Vm, VmDetail
+from stillframe.client.overviews import Consequences, Overview
 
 
 def vms(*, name: str = "", state: str = "", tenant: str = "", fuzzy: bool = True) -> Flow[list[Vm]]:
