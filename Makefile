@@ -26,7 +26,7 @@ up: setup ## the service with the witness guest in the foreground, for trying th
 test: setup-browser ## the whole test suite, real guests included
 	$(AS_ROOT) $(PYTHON) scripts/lanes.py whole
 
-test-fast: setup ## unit and contract tests, no guest, no service, under a minute
+test-fast: setup ## unit and contract tests on one database, no guest, no service, under a minute
 	@$(PYTHON) scripts/lanes.py fast -q
 
 fault: setup ## kill and fail every step of every operation on real guests; writes the table in docs/operating.md

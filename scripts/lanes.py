@@ -27,19 +27,28 @@ LANES = {
         "guests": ("tests/integration/test_[a-l]*.py",),
         "faults": ("tests/fault/test_[a-k]*.py",),
         "more": ("tests/fault/test_*.py",),
-        "rest": ("tests/browser/test_*.py", "tests/integration/test_*.py", "tests/contract/test_*.py", "tests/unit/**/test_*.py"),
+        "rest": (
+            "tests/browser/test_*.py",
+            "tests/integration/test_*.py",
+            "tests/contract/test_*.py",
+            "tests/unit/**/test_*.py",
+        ),
     },
     "fast": {
         "waiting": (
             "tests/unit/test_http_limits.py",
             "tests/unit/test_http_tls.py",
             "tests/contract/test_metadata_[kt]*.py",
+            "tests/unit/test_cli_[cs]*.py",
         ),
         "unit": ("tests/unit/**/test_*.py",),
         "database": ("tests/contract/test_metadata.py", "tests/contract/test_metadata_[dl]*.py"),
         "contract": ("tests/contract/test_*.py",),
     },
 }
+
+# the inner loop does without the second database, and without what is built to be installed elsewhere
+OPTIONS = {"whole": [], "fast": ["-k", "not postgresql", "--deselect", "tests/contract/test_distributions.py"]}
 
 
 def files_of(suite: str) -> dict[str, list[str]]:
@@ -80,7 +89,7 @@ def main(suite: str, options: list[str]) -> int:
     shown: list[threading.Thread] = []
     try:
         for lane, files in files_of(suite).items():
-            running[lane] = start(files, options)
+            running[lane] = start(files, [*OPTIONS[suite], *options])
             shown.append(threading.Thread(target=show, args=(lane, running[lane].stdout)))
             shown[-1].start()
         for process in running.values():
