@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from stillframe.domain.access import Principal
 from stillframe.http.access import PRINCIPAL
 from stillframe.http.envelope import EmptyData, EnvelopeResponse, Failure, Success
+from stillframe.http.lanes import FairShare
 from stillframe.http.ledger import ENTRY, Entry, address_of
 from stillframe.http.links import Links
 from stillframe.http.transport import OPERATIONS, OPERATIONS_MAX_NAMED
@@ -26,9 +27,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOKING_THREADS = 16
+# of one tenant's, and of one viewer's about one virtual machine, at a time
+TENANT_LOOKS = LOOKING_THREADS // 4
+VM_LOOKS = TENANT_LOOKS // 2
 RECALLING_THREADS = 8
 # beside those whose operations are under way: who comes on top is told so instead of waiting for one of them to end
 SPARE_ACTING_THREADS = 16
+# of which one tenant has so many beside its own operations under way
+TENANT_SPARE_ACTS = SPARE_ACTING_THREADS // 4
+# one VM has one operation at a time; the others are there to be told so, or to learn that the VM hangs
+VM_ACTS = 4
 
 _OPERATION_ID = {
     "description": "The operations that the call began, comma-separated, of a long batch the first "
@@ -44,7 +52,8 @@ Follow = dict[str, dict[str, Any]]
 
 class Door:
     """The use cases as coroutines. Each way in has threads of its own: long deletes cannot starve a list, nor can a
-    hypervisor that hangs starve what it is not asked for.
+    hypervisor that hangs starve what it is not asked for. And each tenant has its share of them (``FairShare``): a virtual
+    machine that hangs holds the threads of who asks about it, and no others.
     """
 
     def __init__(self, use_cases: UseCases, settings: Settings) -> None:
@@ -53,18 +62,26 @@ class Door:
         self._looking = anyio.CapacityLimiter(LOOKING_THREADS)
         self._recalling = anyio.CapacityLimiter(RECALLING_THREADS)
         self._acting = anyio.CapacityLimiter(settings.max_operations + SPARE_ACTING_THREADS)
+        self._looks = FairShare(of_tenant=TENANT_LOOKS, of_vm=VM_LOOKS)
+        self._acts = FairShare(of_tenant=settings.max_operations_per_tenant + TENANT_SPARE_ACTS, of_vm=VM_ACTS)
 
     def pools(self) -> dict[str, Pool]:
         """How busy each way in is. On the event loop alone."""
         limiters = {"looking": self._looking, "recalling": self._recalling, "acting": self._acting}
+        in_lanes = {"looking": self._looks.waiting, "acting": self._acts.waiting}
         return {
-            name: Pool(limiter.borrowed_tokens, limiter.statistics().tasks_waiting)
+            name: Pool(limiter.borrowed_tokens, limiter.statistics().tasks_waiting + in_lanes.get(name, 0))
             for name, limiter in limiters.items()
         }
 
     async def look(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a reading use case."""
-        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._looking)
+        """Run a reading use case, when it is its turn.
+
+        Raises:
+            Refused: TOO_BUSY, beside what the use case raises: too many of this tenant, or about this VM, wait already.
+        """
+        async with self._looks.turn((*args, *kwargs.values())):
+            return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._looking)
 
     async def recall(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a use case that asks nothing but the database and our own files, and is done at once.
@@ -75,19 +92,27 @@ class Door:
 
     async def look_with_links(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, Links]:
         """``look``, with what makes the links in its answer."""
-        return await self.look(lambda: (call(*args, **kwargs), self.links()))
+
+        def both(*args: P.args, **kwargs: P.kwargs) -> tuple[T, Links]:
+            return call(*args, **kwargs), self.links()
+
+        return await self.look(both, *args, **kwargs)
 
     def links(self) -> Links:
         """Makes links from now on; blocks."""
         return Links(self.settings.base_url, self.use_cases.link_signer())
 
     async def act(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a mutating use case. Once begun it runs to its end: cancelling the request, as when the client has
-        gone, waits for it instead of cutting it.
+        """Run a mutating use case, when it is its turn. Once begun it runs to its end: cancelling the request, as when the
+        client has gone, waits for it instead of cutting it.
+
+        Raises:
+            Refused: TOO_BUSY, as ``look`` does.
         """
-        return await anyio.to_thread.run_sync(
-            partial(call, *args, **kwargs), abandon_on_cancel=False, limiter=self._acting
-        )
+        async with self._acts.turn((*args, *kwargs.values())):
+            return await anyio.to_thread.run_sync(
+                partial(call, *args, **kwargs), abandon_on_cancel=False, limiter=self._acting
+            )
 
 
 async def _door(request: Request) -> Door:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Response, Security
 from pydantic import AfterValidator, BaseModel, Field
 
 from stillframe.console.picture import Scene, draw
-from stillframe.domain.access import Need
+from stillframe.domain.access import Need, Principal
 from stillframe.domain.layout import Item
 from stillframe.domain.snapshot import MemoryState, SnapshotCard
 from stillframe.http.access import API_KEY, ViewerOf, needs
@@ -21,6 +21,8 @@ from stillframe.http.links import Links
 from stillframe.http.parsing import StrictRoute, refuse_repeated
 from stillframe.http.schemas import SnapshotParams, VmParams
 from stillframe.operations.overview import Consequences, Now, Overview
+from stillframe.operations.requests import VmRef
+from stillframe.operations.use_cases import UseCases
 
 router = APIRouter(
     tags=["overview"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)]
@@ -178,14 +180,14 @@ async def get_consequences(params: Annotated[SnapshotParams, Query()], door: Doo
 @needs(Need.LOOK)
 async def get_picture(params: Annotated[PictureParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The tree as an SVG picture."""
-    picture = await door.look(_picture, door, params, viewer)
+    picture = await door.look(_picture, door.use_cases, params.ref, params, viewer)
     # it may be opened by itself, and holds names that others chose
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'", "Cache-Control": "no-store"}
     return Response(picture, media_type="image/svg+xml", headers=headers)
 
 
-def _picture(door: DoorOf, params: PictureParams, viewer: ViewerOf) -> str:
-    seen = door.use_cases.overview(params.ref, params.fold, (), viewer)
+def _picture(use_cases: UseCases, ref: VmRef, params: PictureParams, viewer: Principal) -> str:
+    seen = use_cases.overview(ref, params.fold, (), viewer)
     scene = Scene(
         name=seen.vm.name,
         layout=seen.layout,
