@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from stillframe.adapters.libvirt.domain_xml import METADATA_URI
 from stillframe.domain.errors import ErrorCase
 from support.hostile_ward import Ward, open_ward
 from support.lab import virsh
@@ -51,6 +52,12 @@ DEFINITIONS: dict[str, tuple[Callable[[str], str], bool]] = {
         with_metadata("&x;", "<!DOCTYPE domain [<!ENTITY x SYSTEM 'http://127.0.0.1:1/x'>]>"),
         False,
     ),
+    "entity-in-whose-it-is": (
+        lambda xml: with_metadata("", "<!DOCTYPE domain [<!ENTITY x SYSTEM 'file://SECRET'>]>")(xml).replace(
+            "<x xmlns='u:x'></x>", f"<vm xmlns='{METADATA_URI}' tenant='default'>&x;</vm>"
+        ),
+        False,
+    ),
     "external-dtd": (with_metadata("", "<!DOCTYPE domain SYSTEM 'file://SECRET'>"), True),
     "huge-text": (with_metadata("a" * 3_000_000), True),
     "text-that-grows": (with_metadata(">" * 3_900_000), False),
@@ -72,10 +79,11 @@ def test_a_hostile_definition_harms_itself_alone(kind: str, ward: Ward) -> None:
     xml = change(domain_xml(bad, [file_disk(image(bad.directory / "disk-0.qcow2"), "vda")]))
     with unopened(ward.secret):
         try_to_define(ward, bad, xml.replace("SECRET", str(ward.secret)))
-        harms_itself_alone(ward, good, bad, is_readable=is_readable)
+        tenant = "" if kind == "entity-in-whose-it-is" else "default"
+        harms_itself_alone(ward, good, bad, is_readable=is_readable, tenant=tenant)
 
 
-def harms_itself_alone(ward: Ward, good: Vm, bad: Lot, *, is_readable: bool) -> None:
+def harms_itself_alone(ward: Ward, good: Vm, bad: Lot, *, is_readable: bool, tenant: str) -> None:
     assert bad.uuid in virsh(ward.daemon, "list", "--all", "--uuid").split()
     ward.defined.append(bad.uuid)
     rows = {row["uuid"]: row for row in ward.service.get("/v1/compute/list")["domains"]}
@@ -88,7 +96,7 @@ def harms_itself_alone(ward: Ward, good: Vm, bad: Lot, *, is_readable: bool) -> 
         vm.rollback("a")
         vm.delete("a")
         return
-    assert (rows[bad.uuid]["tenant"], rows[bad.uuid]["name"]) == ("", bad.name)
+    assert (rows[bad.uuid]["tenant"], rows[bad.uuid]["name"]) == (tenant, bad.name)
     reference = {"cluster_uuid": "", "compute_uuid": bad.uuid}
     told = [
         must_refuse(ward.service, ErrorCase.HYPERVISOR_FAILED, "GET", "/v1/compute/inspect", params=reference),
@@ -97,9 +105,11 @@ def harms_itself_alone(ward: Ward, good: Vm, bad: Lot, *, is_readable: bool) -> 
     ]
     for desc in told:
         assert "cannot be read" in desc
-    key = ward.service.post("/v1/stillframe/key/create", role="operator", tenant="default", description="test")
-    answer = ward.service.raw("GET", "/v1/compute/inspect", params=reference, headers={"ApiKey": key["api_key"]})
-    assert answer["scode"] == ErrorCase.VM_UNKNOWN.code, "whose it is cannot be read, so it is no tenant's"
+    for whose in ("default", "somebody else"):
+        key = ward.service.post("/v1/stillframe/key/create", role="operator", tenant=whose, description="test")
+        answer = ward.service.raw("GET", "/v1/compute/inspect", params=reference, headers={"ApiKey": key["api_key"]})
+        case = ErrorCase.HYPERVISOR_FAILED if whose == tenant else ErrorCase.VM_UNKNOWN
+        assert answer["scode"] == case.code, "where whose it is cannot be read, it is no tenant's"
     findings = ward.service.get("/v1/stillframe/doctor")["findings"]
     assert [f["kind"] for f in findings if f["compute_uuid"] == bad.uuid] == ["not_looked_at"]
 

@@ -14,8 +14,11 @@ class Unasked:
     def __init__(self, why: str) -> None:
         self._why = why
 
-    def list_vms(self) -> list[Vm]:
+    def list_vms(self, *, hurried: bool = False) -> list[Vm]:  # noqa: ARG002 -- the port has it
         self._refuse("which VMs there are")
+
+    def tenant_of(self, vm_uuid: str) -> str:
+        self._refuse(f"VM {vm_uuid}")
 
     def find_vm(self, vm_uuid: str) -> Vm:
         self._refuse(f"VM {vm_uuid}")

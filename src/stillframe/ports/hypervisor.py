@@ -99,15 +99,29 @@ class SavedConfiguration:
 class Sighting(Protocol):
     """Which VMs there are and what they stand on: for who only looks."""
 
-    def list_vms(self) -> list[Vm]:
-        """Every domain of the connected libvirt, adopted as it is, by name; see ``Vm.unreadable``."""
+    def list_vms(self, *, hurried: bool = False) -> list[Vm]:
+        """Every domain of the connected libvirt, adopted as it is, by name; see ``Vm.unreadable``.
+
+        No VM that hangs keeps the others: after a while it is in the list as one that cannot be read. ``hurried``: after a
+        moment.
+        """
         ...
 
-    def find_vm(self, vm_uuid: str) -> Vm:
-        """One VM, also when its configuration cannot be read: see ``Vm.unreadable``.
+    def tenant_of(self, vm_uuid: str) -> str:
+        """Whose the VM is now; "" when that cannot be read. Waits for nothing that the VM is at, or that is under way on it.
 
         Raises:
             Refused: VM_UNKNOWN, proved absent.
+        """
+        ...
+
+    def find_vm(self, vm_uuid: str) -> Vm:
+        """One VM, also when its configuration cannot be read: see ``Vm.unreadable``. For who only looks: a VM that is known
+        to hang is not waited for.
+
+        Raises:
+            Refused: VM_UNKNOWN, proved absent.
+            Failed: HYPERVISOR_FAILED: it is known to hang.
         """
         ...
 
@@ -129,7 +143,10 @@ class Inventory(Sighting, Protocol):
     """Which VMs there are and how they are configured."""
 
     def inspect(self, vm_uuid: str) -> ComputeInspectInfo:
-        """Its full configuration; ``volume_uuid`` of the disks and the cluster are left empty for the caller."""
+        """Its full configuration; ``volume_uuid`` of the disks and the cluster are left empty for the caller.
+
+        A VM that is known to hang is not waited for.
+        """
         ...
 
     def check_reachable(self) -> None:

@@ -48,15 +48,18 @@ class Calls:
         self._unanswered: list[_Call] = []
         self._here = threading.local()
 
-    def run(self, what: str, subject: str, act: Callable[[], T], limit_s: float) -> T:
+    def run(self, what: str, subject: str, act: Callable[[], T], limit_s: float, *, patient: bool = True) -> T:
         """What ``act`` returns or raises.
+
+        ``patient``: one before it about the same VM, for which nobody waits any more, is waited for within the limit;
+        else it is refused at once.
 
         Raises:
             NoAnswerError: it did not end within the limit, and may still do what it was to do; or it was not begun,
                 because one before it about the same VM has not ended.
         """
         until = time.monotonic() + limit_s
-        self._await_earlier(what, subject, limit_s)
+        self._await_earlier(what, subject, limit_s if patient else 0.0)
         call = _Call(what, subject, act)
         # what is logged in there is about the same request and operation
         context = copy_context()

@@ -25,10 +25,12 @@ import libvirt
 from blake3 import blake3
 
 from stillframe.adapters.libvirt.calls import Calls, NoAnswerError, Pulse
+from stillframe.adapters.libvirt.errors import typed_error
+from stillframe.adapters.libvirt.owed import owed_s
 from stillframe.adapters.libvirt.qmp import QmpError
 from stillframe.adapters.libvirt.reaper import QemuReaper
 from stillframe.adapters.libvirt.reconnected import await_reconnected
-from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError, Unknown
+from stillframe.domain.errors import ErrorCase, Failed, StillframeError, Unknown
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,30 +57,6 @@ security_driver = "none"
 cgroup_controllers = []
 remember_owner = 0
 """
-
-_REFUSALS = frozenset(
-    {
-        libvirt.VIR_ERR_OPERATION_INVALID,
-        libvirt.VIR_ERR_INVALID_ARG,
-        libvirt.VIR_ERR_XML_ERROR,
-        libvirt.VIR_ERR_XML_DETAIL,
-        libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
-        libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
-        libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
-        libvirt.VIR_ERR_NO_SUPPORT,
-        libvirt.VIR_ERR_OPERATION_DENIED,
-        libvirt.VIR_ERR_ACCESS_DENIED,
-        libvirt.VIR_ERR_RESOURCE_BUSY,
-    }
-)
-_UNREACHABLE = frozenset(
-    {
-        libvirt.VIR_ERR_NO_CONNECT,
-        libvirt.VIR_ERR_RPC,
-        libvirt.VIR_ERR_INVALID_CONN,
-        libvirt.VIR_ERR_AUTH_FAILED,
-    }
-)
 
 _event_loop_lock = threading.Lock()
 _event_loop_running = False
@@ -195,13 +173,25 @@ class Connection:
         """Around calls that wait for a QEMU process to be gone."""
         return self._reaper.hurried() if self._reaper is not None else nullcontext()
 
-    def call(self, what: str, act: Callable[[Any], T], *, vm_uuid: str = "", timeout_s: float | None = None) -> T:
+    def call(
+        self,
+        what: str,
+        act: Callable[[Any], T],
+        *,
+        vm_uuid: str = "",
+        timeout_s: float | None = None,
+        patient: bool = True,
+    ) -> T:
         """Run ``act(virConnect)`` in a thread of its own and wait for its end. ``vm_uuid``: the VM that it concerns.
 
         What has not begun when it is given up never begins: by then its caller may have undone what it was part of. What
         has begun may still come about; until it has ended, no other call begins about the same VM. While libvirt is
         known to answer nothing at all, nothing is sent. ``act`` begins when libvirt, should it have just come up, has
         found the VM again.
+
+        Not ``patient`` is who only looks: where the VM is known to hang, because an earlier call about it was given up
+        and has not ended or because its QEMU has owed libvirt an answer for longer than a call may take, the look is
+        refused at once. What acts waits for its turn, so that what takes back comes after what it takes back.
 
         Raises:
             Refused: VM_UNKNOWN when libvirt proved the domain absent; HYPERVISOR_FAILED when it said no.
@@ -214,16 +204,32 @@ class Connection:
             raise Failed(ErrorCase.HOST_UNREACHABLE, f"{words}: libvirt has answered nothing for {missing_s:.0f} s")
         limit_s = self.call_timeout_s if timeout_s is None else timeout_s
         try:
-            return self._calls.run(words, vm_uuid, lambda: self._run(words, act, vm_uuid), limit_s)
+            return self._calls.run(
+                words, vm_uuid, lambda: self._run(words, act, vm_uuid, patient=patient), limit_s, patient=patient
+            )
         except NoAnswerError as error:
             # an embedded driver is in this process: it does not hang as a whole
             if self.is_embedded or self._pulse.take(_PULSE_WAIT_S):
                 raise Unknown(ErrorCase.HYPERVISOR_FAILED, str(error)) from None
             raise Unknown(ErrorCase.HOST_UNREACHABLE, f"{error}, nor to anything else") from None
 
-    def domain_call(self, what: str, vm_uuid: str, act: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
+    def domain_call(
+        self,
+        what: str,
+        vm_uuid: str,
+        act: Callable[[Any], T],
+        *,
+        timeout_s: float | None = None,
+        patient: bool = True,
+    ) -> T:
         """Like ``call`` with the domain looked up first; ``what`` and the uuid go into errors."""
-        return self.call(what, lambda conn: act(conn.lookupByUUIDString(vm_uuid)), vm_uuid=vm_uuid, timeout_s=timeout_s)
+        return self.call(
+            what,
+            lambda conn: act(conn.lookupByUUIDString(vm_uuid)),
+            vm_uuid=vm_uuid,
+            timeout_s=timeout_s,
+            patient=patient,
+        )
 
     def check_wanted(self) -> None:
         """Asked by an ``act`` that takes long, wherever it may end.
@@ -234,10 +240,12 @@ class Connection:
         if not self._calls.is_wanted:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "nobody waits for it any more")
 
-    def _run(self, what: str, act: Callable[[Any], T], vm_uuid: str) -> T:
+    def _run(self, what: str, act: Callable[[Any], T], vm_uuid: str, *, patient: bool) -> T:
         line = self._take_line(what)
         try:
             self.check_wanted()  # connecting may have taken its time
+            if vm_uuid and not patient:
+                self._check_answers(what, line.conn.lookupByUUIDString(vm_uuid))
             if vm_uuid and vm_uuid not in line.found and await_reconnected(line.conn, vm_uuid, self.check_wanted):
                 line.found.add(vm_uuid)
             return act(line.conn)
@@ -247,6 +255,11 @@ class Connection:
             raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: {error}") from error
         finally:
             self._give_back(line)
+
+    def _check_answers(self, what: str, domain: Any) -> None:
+        owed = owed_s(domain)
+        if owed is not None and owed > self.call_timeout_s:
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: its QEMU has not answered libvirt for {owed:.0f} s")
 
     def _greet(self) -> None:
         """On a connection of its own, which no other call keeps from being read."""
@@ -358,20 +371,3 @@ def _pid_alive(pid_file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def typed_error(what: str, error: libvirt.libvirtError, *, alive: bool) -> StillframeError:
-    """Libvirt's error as one of ours; its own words stay in ``desc``."""
-    code = error.get_error_code()
-    words = f"{what}: {error.get_error_message()}"
-    if code == libvirt.VIR_ERR_NO_DOMAIN:
-        return Refused(ErrorCase.VM_UNKNOWN, words)
-    if code in _UNREACHABLE or not alive:
-        return Unknown(ErrorCase.HOST_UNREACHABLE, words)
-    if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_AGENT_UNRESPONSIVE):
-        return Unknown(ErrorCase.HYPERVISOR_FAILED, words)
-    if "No space left" in words:
-        return Failed(ErrorCase.SPACE_EXHAUSTED, words)
-    if code in _REFUSALS:
-        return Refused(ErrorCase.HYPERVISOR_FAILED, words)
-    return Failed(ErrorCase.HYPERVISOR_FAILED, words)

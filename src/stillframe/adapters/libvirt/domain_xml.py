@@ -195,7 +195,10 @@ def find_assignment(root: Element) -> Element | None:
 
 def assignment_of(root: Element) -> tuple[str, str, str]:
     """(tenant, tenant_name, namespace) of a parsed domain; see ``read_assignment``."""
-    found = find_assignment(root)
+    return _assignment_in(find_assignment(root))
+
+
+def _assignment_in(found: Element | None) -> tuple[str, str, str]:
     if found is None:
         return DEFAULT_TENANT, DEFAULT_TENANT, DEFAULT_NAMESPACE
     tenant = found.get("tenant") or DEFAULT_TENANT
@@ -209,6 +212,15 @@ def read_assignment(xml: str) -> tuple[str, str, str]:
         Failed: HYPERVISOR_FAILED: see ``parse_domain``.
     """
     return assignment_of(parse_domain(xml))
+
+
+def read_assignment_element(xml: str) -> tuple[str, str, str]:
+    """The same, of the element alone, as ``virDomainGetMetadata`` gives it; the defaults of "", which is none.
+
+    Raises:
+        Failed: HYPERVISOR_FAILED: see ``parse_xml``.
+    """
+    return _assignment_in(parse_xml(xml) if xml else None)
 
 
 def assignment_element(tenant: str, tenant_name: str, namespace: str) -> str:

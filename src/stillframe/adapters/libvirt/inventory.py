@@ -14,6 +14,7 @@ from stillframe.adapters.libvirt import domain_xml
 from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.inspect_info import InspectFacts, read_inspect
+from stillframe.adapters.libvirt.owed import Patience, await_answered
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.domain.vm import Action, Disk, PowerState, SourceKind, Vm
@@ -33,6 +34,8 @@ _SHARED_FILE_SYSTEMS = frozenset(
 )
 _POWER_TIMEOUT_S = 120.0
 _LOOK_TIMEOUT_S = 5.0
+# how long a list waits for QEMUs that owe libvirt an answer: longer than one that is well makes it wait
+_HURRIED_WAIT_S = 1.0
 _AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
 
@@ -42,12 +45,14 @@ class LibvirtInventory:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def list_vms(self) -> list[Vm]:
+    def list_vms(self, *, hurried: bool = False) -> list[Vm]:
         def act(conn: Any) -> list[Vm]:
             found: list[Vm] = []
+            half_s = self._connection.call_timeout_s / 2  # the rest is for those that are well
+            patience = Patience(min(_HURRIED_WAIT_S, half_s) if hurried else half_s)
             for domain in conn.listAllDomains(0):
                 try:
-                    found.append(_read_or_say_why(domain))
+                    found.append(self._read_or_say_why(domain, patience))
                 except libvirt.libvirtError as error:
                     # undefined between the listing and the look: proved absent
                     if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
@@ -62,15 +67,27 @@ class LibvirtInventory:
             "look whether libvirt answers", lambda conn: conn.getLibVersion(), timeout_s=_LOOK_TIMEOUT_S
         )
 
+    def tenant_of(self, vm_uuid: str) -> str:
+        def act(conn: Any) -> str:
+            # Metadata is read in the daemon's ordinary queue, a uuid is looked up in its preferred one. Where nothing
+            # comes out of the ordinary one any more, that must not tell which of the uuids exist: so a question that
+            # every uuid gets goes through it first.
+            conn.getCPUMap()
+            tenant, _name, _namespace = _read_assignment(conn.lookupByUUIDString(vm_uuid))
+            return tenant
+
+        # not as a call about this VM: those wait for one another, and for the VM
+        return self._connection.call(f"look up (VM {vm_uuid})", act)
+
     def find_vm(self, vm_uuid: str) -> Vm:
-        return self._connection.domain_call("look up", vm_uuid, _read_or_say_why)
+        return self._connection.domain_call("look up", vm_uuid, self._read_or_say_why, patient=False)
 
     def get_vm(self, vm_uuid: str) -> Vm:
-        return self._connection.domain_call("look up", vm_uuid, _read_one)
+        return self._connection.domain_call("look up", vm_uuid, self._read_one)
 
     def inspect(self, vm_uuid: str) -> ComputeInspectInfo:
         def act(domain: Any) -> ComputeInspectInfo:
-            vm = _read_one(domain)
+            vm = self._read_one(domain)
             xml = domain.XMLDesc(0)
             files = [disk for disk in vm.disks if disk.source is not SourceKind.EMPTY]
             return read_inspect(
@@ -81,7 +98,7 @@ class LibvirtInventory:
                     ga_state=_agent_state(xml),
                     create_time=0,  # libvirt does not keep it
                     modify_time=0,
-                    capacities={disk.target: _capacity_bytes(domain, disk) for disk in files},
+                    capacities={disk.target: self._capacity_bytes(domain, disk) for disk in files},
                     is_shared={
                         disk.target: is_on_shared_file_system(disk.path)
                         for disk in files
@@ -90,7 +107,7 @@ class LibvirtInventory:
                 ),
             )
 
-        return self._connection.domain_call("inspect", vm_uuid, act)
+        return self._connection.domain_call("inspect", vm_uuid, act, patient=False)
 
     def assign(self, vm_uuid: str, tenant: str, tenant_name: str, namespace: str) -> None:
         element = domain_xml.assignment_element(tenant, tenant_name, namespace)
@@ -119,6 +136,41 @@ class LibvirtInventory:
             return real_chain(domain, target)
 
         return self._connection.domain_call(f"read the chain of {target}", vm_uuid, act)
+
+    def _read_one(self, domain: Any) -> Vm:
+        vm = self._read_or_say_why(domain)
+        vm.check_readable()
+        return vm
+
+    def _read_or_say_why(self, domain: Any, patience: Patience | None = None) -> Vm:
+        """The VM, or what is known of it without its XML.
+
+        Its XML cannot be had while its QEMU owes libvirt an answer; that is waited for, with ``patience`` if there is an end to
+        it beside the call's own. And whoever may define a domain may give it one that libvirt takes and nobody can read again: metadata with an entity of a DTD
+        that libvirt drops, or so much of it that no reply can hold it.
+        """
+        try:
+            owed = await_answered(domain, self._connection.check_wanted, patience or Patience())
+            if owed is None:
+                return _read_vm(domain)
+            why = f"its QEMU has not answered libvirt for {owed:.1f} s"
+        except Failed as error:
+            why = error.desc
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            why = error.get_error_message()
+        return _sketch(domain, why)
+
+    def _capacity_bytes(self, domain: Any, disk: Disk) -> int:
+        # of a VM that is off libvirt opens the file itself: it would wait for ever at a FIFO, and wake a device
+        if disk.source is SourceKind.FILE and not Path(disk.path).is_file():
+            return 0
+        self._connection.check_wanted()  # each disk of a QEMU that stands still takes half a minute
+        try:
+            return int(domain.blockInfo(disk.target, 0)[0])
+        except libvirt.libvirtError:
+            return 0  # a source that cannot be opened has no capacity to show; the call that needs it will say why
 
 
 class LibvirtPower:
@@ -182,51 +234,45 @@ def _read_vm(domain: Any) -> Vm:
     )
 
 
-def _read_one(domain: Any) -> Vm:
-    vm = _read_or_say_why(domain)
-    vm.check_readable()
-    return vm
-
-
-def _read_or_say_why(domain: Any) -> Vm:
-    """The VM, or what little is known of it without its XML.
-
-    Whoever may define a domain may give it one that libvirt takes and nobody can read again: metadata with an entity of a
-    DTD that libvirt drops, or so much of it that no reply can hold it.
+def _read_assignment(domain: Any) -> tuple[str, str, str]:
+    """(tenant, tenant_name, namespace), from what libvirt holds in memory: it waits for nothing that the VM is at, and is
+    there also when the rest of the XML cannot be read. All "" when it cannot be had: then the VM is no tenant's.
     """
     try:
-        return _read_vm(domain)
-    except Failed as error:
-        why = error.desc
+        element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.METADATA_URI)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            raise
-        why = error.get_error_message()
+        match error.get_error_code():
+            case libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+                element = ""
+            case libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            case _:
+                domain.state()  # where this is answered, it is the element alone that cannot be had
+                return "", "", ""
+    try:
+        return domain_xml.read_assignment_element(element)
+    except Failed:
+        return "", "", ""  # whoever wrote it there may not choose whose the VM is by that
+
+
+def _sketch(domain: Any, why: str) -> Vm:
+    """What libvirt tells of a domain whatever its QEMU and its XML are like."""
     # where these calls are answered, it is this domain's XML alone that cannot be had
+    tenant, tenant_name, namespace = _read_assignment(domain)
     return Vm(
         uuid=domain.UUIDString(),
         name=domain.name(),
         state=_STATES[domain.state()[0]],
         persistent=bool(domain.isPersistent()),
-        tenant="",
-        tenant_name="",
-        namespace="",
+        tenant=tenant,
+        tenant_name=tenant_name,
+        namespace=namespace,
         memory_bytes=0,
         has_managed_save=False,
         disks=(),
         saved_disks=(),
         unreadable=why,
     )
-
-
-def _capacity_bytes(domain: Any, disk: Disk) -> int:
-    # of a VM that is off libvirt opens the file itself: it would wait for ever at a FIFO, and wake a device
-    if disk.source is SourceKind.FILE and not Path(disk.path).is_file():
-        return 0
-    try:
-        return int(domain.blockInfo(disk.target, 0)[0])
-    except libvirt.libvirtError:
-        return 0  # a source that cannot be opened has no capacity to show; the call that needs it will say why
 
 
 def _agent_state(xml: str) -> str:
