@@ -126,7 +126,16 @@ class Looking:
         return vm
 
     def _vm_of(self, vm_uuid: str, viewer: Principal) -> Vm | None:
+        """The VM; None when there is none for the viewer.
+
+        Whose it is is asked first, in a way that nothing under way on the VM can hold up: how another's VM is, and that it
+        hangs, is not for the viewer to feel or to read. It is asked anew each time and nothing is remembered, so an
+        assignment counts from the next request on. Only then is the VM itself waited for, and whose it is is judged once
+        more by what was read: it may have been given away meanwhile.
+        """
         try:
+            if viewer.bound is not None and not viewer.sees(self.world.inventory.tenant_of(vm_uuid)):
+                return None
             vm = self.world.inventory.find_vm(vm_uuid)
         except Refused as refusal:
             if refusal.case is not ErrorCase.VM_UNKNOWN:
