@@ -127,9 +127,9 @@ def test_name_and_tenant_stay_as_they_are_now(take: Take) -> None:
     now = vm.inspect()
     assert (now["name"], now["mem_size"]) == ("renamed-since", 128 << 20)
     assert (now["tenant"], now["tenant_name"], now["namespace"]) == ("t-new", "新租户", "n-new")
-    # the snapshot goes on telling what was
-    assert snapshot["tenant"] == "default"
-    assert snapshot["vm_detail"]["name"] != "renamed-since"
+    # whose it is is today's; what it holds goes on telling what was
+    assert snapshot["tenant"] == "t-new"
+    assert (snapshot["vm_detail"]["name"] != "renamed-since", snapshot["vm_detail"]["tenant"]) == (True, "default")
     vm.create("new times")
     assert vm.get("new times")["tenant"] == "t-new"
 
