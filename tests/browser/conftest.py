@@ -22,8 +22,9 @@ PICTURES = os.environ.get("STILLFRAME_PICTURES", "")
 DESKTOP, PHONE = (1360, 860), (390, 844)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Closed with its module: Playwright runs an event loop in this thread, beside which others' tests cannot have theirs."""
     if not CHROMIUM:
         # Ubuntu has none as a Debian package; where this suite decides, it is installed
         pytest.skip("no Chromium on this machine")
