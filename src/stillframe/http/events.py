@@ -51,6 +51,14 @@ class EventsParams(BaseModel):
     ] = 600
 
 
+# one event of the stream, as the document tells of it
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string", "enum": ["state", "end"]}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
+
+
 class Streams:
     """How many are open, of each key and of all; on the event loop alone. ``stop`` ends them all."""
 
@@ -80,7 +88,7 @@ class Streams:
     responses={
         200: {
             "content": {
-                "text/event-stream": {"schema": {"type": "string"}},
+                "text/event-stream": {"schema": _EVENT},
                 "application/json": {"schema": {"anyOf": [{"$ref": "#/components/schemas/Failure_EmptyData_"}]}},
             },
             "description": "Events named `state`, each the whole of what is known as JSON: `vm` (its `state`, null where "
