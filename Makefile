@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup setup-browser pictures demo up test test-fast fault fuzz soak sandbox lint audit bench docs-errors docs-cli docs-session clean
+.PHONY: help setup setup-browser pictures demo up test test-fast fault fuzz soak sandbox lint audit bench docs-reference docs-errors docs-cli docs-session clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ audit: setup ## ask PyPI for known vulnerabilities of what uv.lock names; needs 
 
 bench: setup ## measure against virsh and write docs/benchmarks.md
 	$(AS_ROOT) $(PYTHON) benchmarks/bench.py --write docs/benchmarks.md
+
+docs-reference: setup ## write docs/reference from the API's document, the settings and the Python client
+	$(PYTHON) scripts/reference.py
 
 docs-errors: setup ## write docs/errors.md from the error catalogue
 	$(PYTHON) -m stillframe.domain.errors_page >docs/errors.md.new

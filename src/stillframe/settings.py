@@ -27,7 +27,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="STILLFRAME_", frozen=True)
 
     state: Path = Field(
-        default_factory=_default_state_dir, description="Directory of the database, memory states, logs."
+        default_factory=_default_state_dir,
+        description="Directory of the database, memory states, screenshots and the first administrator's key.",
     )
     listen: str = Field("127.0.0.1:8080", description="Address and port; beyond loopback only with TLS.")
     tls_certificate: Path | None = Field(
@@ -39,9 +40,14 @@ class Settings(BaseSettings):
     )
     trusted_proxies: str = Field(
         "",
-        description="Addresses or networks, comma-separated, whose X-Forwarded-For is believed; empty: nobody's.",
+        description="Addresses or networks, comma-separated, whose X-Forwarded-For is believed: 127.0.0.1 for a proxy on "
+        "this machine; empty: nobody's.",
     )
-    link_lifetime_s: int = Field(3600, ge=60, description="How long a signed link, such as screenshot_url, is good.")
+    link_lifetime_s: int = Field(
+        3600,
+        ge=60,
+        description="How long a signed link, such as screenshot_url, is good, and up to five minutes more.",
+    )
     log_retention_days: int = Field(
         365,
         ge=0,
@@ -49,7 +55,8 @@ class Settings(BaseSettings):
         description="After how many days lines of the operation log, and tasks that have ended, are removed; 0: never.",
     )
     connect: str = Field(
-        "", description="libvirt URI; empty: qemu:///system, or the embedded driver where no libvirt daemon answers."
+        "",
+        description="libvirt URI; empty: qemu:///system, or the driver inside the service where no libvirt daemon answers.",
     )
     cluster_name: str = Field("stillframe", description="Shown as cluster_name.")
     public_url: str = Field("", description="Base of links such as screenshot_url; empty: http(s)://<listen>.")
@@ -61,11 +68,16 @@ class Settings(BaseSettings):
         32 << 10, ge=1024, description="Most bytes that a request's URL and headers may have together."
     )
     header_timeout_s: float = Field(
-        10.0, gt=0, description="Longest wait for a request's headers, from the connection or the last answer on."
+        10.0,
+        gt=0,
+        description="Longest wait for a request's headers, a TLS handshake included, from the connection or the last "
+        "answer on.",
     )
     request_timeout_s: float = Field(30.0, gt=0, description="Longest wait for a request's body.")
     answer_timeout_s: float = Field(
-        30.0, gt=0, description="Longest wait for a client to read an answer, or a part of a long one."
+        30.0,
+        gt=0,
+        description="Longest wait for a client to take an answer, or a part of a long one; the connection is then cut.",
     )
     max_connections: int = Field(
         12_000,
@@ -81,43 +93,66 @@ class Settings(BaseSettings):
     requests_per_s: float = Field(
         100.0,
         ge=0,
-        description="How often a tenant's key may ask, with a burst of twice as many; 0: as often as it likes.",
+        description="How often one key of a tenant may ask, with a burst of twice as many (26001); 0: as often as it "
+        "likes.",
     )
     memory_tenants: str = Field(
         "*", description='Tenants with memory-snapshot space: "*" for all, or a comma-separated list of tenants.'
     )
     max_chain_depth: int = Field(
-        64, ge=2, le=190, description="Most files that a disk's chain may have; capped by what libvirt can open (24)."
+        64,
+        ge=2,
+        le=190,
+        description="Most files that a disk's chain may have; capped at 24, because libvirt 11.3 cannot start a virtual "
+        "machine on more than 25.",
     )
     max_snapshots: int = Field(
         1024, ge=1, description="Most snapshots of a virtual machine, where its tenant has no limit of its own."
     )
     max_operations: int = Field(
-        64, ge=1, le=1000, description="Most operations under way at a time, on the whole host."
+        64,
+        ge=1,
+        le=1000,
+        description="Most operations under way at a time, the saving of memory among them; more are refused (23023).",
     )
-    max_operations_per_tenant: int = Field(32, ge=1, description="The same, of one tenant.")
+    max_operations_per_tenant: int = Field(
+        32, ge=1, description="Most operations under way at a time of one tenant; more are refused (23023)."
+    )
     image_directories: str = Field(
         "/var/lib/libvirt/images",
-        description="Where backing files may lie, colon-separated, beside a disk's own directory and what is below that.",
+        description="Where files that a disk stands on (templates) may lie, beside the disk's own directory and what is "
+        "below that; several are separated by colons, symbolic links are resolved. A disk that stands on a file elsewhere "
+        "is refused (23022).",
     )
     call_timeout_s: float = Field(
-        30.0, gt=0, description="Longest wait for one hypervisor call; above 20 for a libvirt on another host."
+        30.0,
+        gt=0,
+        description="Longest wait for one hypervisor call; above 20 for a libvirt on another host. What takes long by its "
+        "nature has limits of its own.",
     )
     database_timeout_s: float = Field(
         30.0, gt=0, description="Longest wait for a database that another process has locked, for each transaction."
     )
     host_patience_s: float = Field(
-        120.0, ge=0, description="Longest wait for a libvirt that is away, in the middle of an operation."
+        120.0,
+        ge=0,
+        description="Longest wait for a libvirt that is away or hangs, in the middle of an operation; afterwards it is "
+        "tried again in the background.",
     )
     merge_timeout_s: float = Field(24 * 3600.0, gt=0, description="Longest wait for one merge.")
     merge_bytes_per_s: int = Field(
         0,
         ge=0,
         lt=1 << 63,
-        description="How fast a merge may be, so that guests do not feel it; 0: as fast as it goes.",
+        description="How many bytes a second a merge may copy, on running and shut-off virtual machines, so that guests do "
+        "not feel it; 0: as fast as it goes. A merge under way keeps the speed that it began with; one that could never "
+        "end, because the guest writes that fast itself, is finished without it.",
     )
     shutdown_timeout_s: int = Field(
-        30, ge=0, description="Longest wait for requests under way when the service is told to stop."
+        30,
+        ge=0,
+        description="Longest wait for requests under way when the service is told to stop; what is not done by then goes "
+        "on at the next start.",
     )
     metrics_open: bool = Field(
         False, description="Show /metrics without a key to who asks from this machine itself, not through a proxy."
@@ -130,7 +165,7 @@ class Settings(BaseSettings):
         description="Where traces of operations are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; "
         "empty: nowhere. Needs the extra otel.",
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: str = Field("INFO", description="Of the service's own log: DEBUG, INFO, WARNING or ERROR.")
 
     @field_validator("listen")
     @classmethod

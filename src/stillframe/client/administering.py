@@ -21,6 +21,7 @@ from stillframe.client.models import (
 
 
 def version() -> Flow[Version]:
+    """Of the service that answers."""
     return (yield from ask(endpoints.VERSION))
 
 
