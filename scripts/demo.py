@@ -24,6 +24,7 @@ from urllib.parse import urlencode
 import httpx
 
 STILLFRAME = Path(sys.prefix) / "bin" / "stillframe"
+UP_FILE = Path(__file__).resolve().parents[1] / "build" / "up"
 SNAPSHOT = "/v1/compute/vsd/snapshot"
 GUEST = "witness"
 
@@ -126,6 +127,8 @@ class Playground:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         self._http.close()
+        if UP_FILE.exists() and str(self.state) in UP_FILE.read_text():
+            UP_FILE.unlink()
         if self._service is not None and self._service.poll() is None:
             with contextlib.suppress(DemoFailedError, OSError):
                 self._cli("guest", "delete", GUEST, quiet=True)
@@ -260,16 +263,32 @@ def free_port() -> int:
         return port
 
 
+def write_up_file(play: Playground) -> None:
+    """What another terminal reads to find the service: ``. build/up``."""
+    lines = [f"export STILLFRAME_STATE={play.state}", f"export PATH={shlex.quote(str(STILLFRAME.parent))}:$PATH"]
+    owner = os.environ.get("SUDO_UID", "")
+    if owner:  # `make up` asked for root, so the state is root's, and so is the key in it
+        lines.append(
+            f'stillframe() {{ sudo env STILLFRAME_STATE="$STILLFRAME_STATE" {shlex.quote(str(STILLFRAME))} "$@"; }}'
+        )
+    UP_FILE.write_text("".join(f"{line}\n" for line in lines))
+    if owner:
+        os.chown(UP_FILE, int(owner), -1)
+
+
 def keep_up(play: Playground) -> None:
     """`make up`: stay until told to stop."""
     play.start()
     play.create_guest()
-    say(f"\nThe service is at {play.url}, the witness guest is {play.guest_uuid}; its console: {play.console}")
-    say("Try:")
-    say(f"  curl -s {play.key_shown} '{play.url}/v1/compute/list'")
-    body = json.dumps({"cluster_uuid": "", "compute_uuid": play.guest_uuid, "name": "first", "domain_memory": True})
-    say(f"  curl -s {play.key_shown} {play.url}{SNAPSHOT}/create -H 'Content-Type: application/json' -d '{body}'")
-    say(f"  curl -s {play.key_shown} '{play.url}{SNAPSHOT}/tree?cluster_uuid=&compute_uuid={play.guest_uuid}'")
+    write_up_file(play)
+    say(
+        f"\nThe service is at {play.url}; its console opens there in a browser, with the key in {play.state}/admin.key."
+    )
+    say(f"The guest is {GUEST} ({play.guest_uuid}); it writes to {play.console}")
+    say("In another terminal, in this directory:")
+    say("  . build/up")
+    say(f"  stillframe take {GUEST} first --memory")
+    say(f"  stillframe tree {GUEST}")
     say("Ctrl-C ends it and removes everything.")
     signal.pause()
 
@@ -278,7 +297,8 @@ def main() -> int:
     up = sys.argv[1:] == ["up"]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    play = Playground(int(os.environ.get("PORT", "8080")) if up else free_port(), memory_mib=512, fill_mib=256)
+    memory = {"memory_mib": 128, "fill_mib": 16} if up else {"memory_mib": 512, "fill_mib": 256}
+    play = Playground(int(os.environ.get("PORT", "8080")) if up else free_port(), **memory)
     try:
         if up:
             keep_up(play)
