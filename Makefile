@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup setup-browser pictures demo up test test-fast fault fuzz soak sandbox lint audit bench docs-reference docs-errors docs-cli docs-session clean
+.PHONY: help setup setup-browser setup-docs pictures demo up test test-fast fault fuzz soak sandbox lint audit bench docs docs-links docs-reference docs-errors docs-cli docs-session clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,13 +17,16 @@ setup: ## install what is missing (Debian packages, .venv, the witness guest); q
 setup-browser: ## setup, and a Chromium for the tests of the console
 	@scripts/setup.sh browser
 
+setup-docs: ## setup, and what builds the documents
+	@scripts/setup.sh docs
+
 demo: setup ## the story: a real guest, snapshots with and without memory, rollback, tree, delete
 	@$(AS_ROOT) $(PYTHON) scripts/demo.py
 
 up: setup ## the service with the witness guest in the foreground, for trying things out
 	@$(AS_ROOT) $(PYTHON) scripts/demo.py up
 
-test: setup-browser ## the whole test suite, real guests included
+test: setup-browser setup-docs ## the whole test suite, real guests included
 	$(AS_ROOT) $(PYTHON) scripts/lanes.py whole
 
 test-fast: setup ## unit and contract tests on one database, no guest, no service, under a minute
@@ -60,6 +63,14 @@ audit: setup ## ask PyPI for known vulnerabilities of what uv.lock names; needs 
 
 bench: setup ## measure against virsh and write docs/benchmarks.md
 	$(AS_ROOT) $(PYTHON) benchmarks/bench.py --write docs/benchmarks.md
+
+docs: setup-docs ## build the documents as a site, into build/site; a dead link is an error
+	@# the warning is about the future of MkDocs, not about these documents
+	@NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
+
+docs-links: setup ## list the addresses elsewhere that the documents point to; no test asks for them
+	@$(PYTHON) scripts/links.py
 
 docs-reference: setup ## write docs/reference from the API's document, the settings and the Python client
 	$(PYTHON) scripts/reference.py

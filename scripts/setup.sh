@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that the other targets need: Debian packages, the Python environment, the witness guest; with "browser" as
-# its argument also what the tests of the console need.
+# Everything that the other targets need: Debian packages, the Python environment, the witness guest; with "browser" among
+# its arguments also what the tests of the console need, with "docs" what builds the documents (build/docs, on its own).
 # May be repeated: it says only what it installs, and is quick when nothing is missing. Details: build/setup.log.
 set -euo pipefail
 
@@ -239,10 +239,9 @@ environment_is_current() {
   [ "$(cat build/venv.stamp 2>/dev/null)" = "$(environment_stamp)" ] && environment_is_usable
 }
 
-sync_environment() {
-  local python uv=uv
-  python=$(find_python)
-  [ -n "$python" ] || die "Python 3.11 or newer is needed"
+find_uv() { # sets $uv to the machine's own, or to one of ours
+  local python=$1
+  uv=uv
   if ! has_uv; then
     uv=$root/build/uv/bin/uv
     if [ "$("$uv" --version 2>/dev/null | cut -d' ' -f2)" != "$uv_version" ]; then
@@ -253,16 +252,38 @@ sync_environment() {
       run "install uv" env PIP_CERT="${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" build/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
     fi
   fi
+}
+
+sync_packages() { # sync_packages DIRECTORY OPTION...: the packages of uv.lock in an environment of their own
+  local directory=$1 python uv
+  shift
+  python=$(find_python)
+  [ -n "$python" ] || die "Python 3.11 or newer is needed"
+  find_uv "$python"
+  [ -d "$directory" ] || export UV_PYTHON=$python
+  run "install the Python packages" env -u VIRTUAL_ENV UV_PROJECT_ENVIRONMENT="$directory" UV_PYTHON_DOWNLOADS=never \
+    UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" "$uv" sync --frozen "$@"
+}
+
+sync_environment() {
   environment_is_usable || rm -rf .venv
   say "installing the Python packages of uv.lock into .venv"
-  [ -d .venv ] || export UV_PYTHON=$python
-  run "install the Python packages" env -u VIRTUAL_ENV UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never \
-    UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" "$uv" sync --frozen
+  sync_packages .venv
   environment_stamp >build/venv.stamp
 }
 
+# What builds the documents is nothing that the service or its tests import.
+sync_docs() {
+  if [ "$(cat build/docs.stamp 2>/dev/null)" = "$(environment_stamp)" ] && build/docs/bin/python -c 'import mkdocs' 2>/dev/null
+  then return 0; fi
+  rm -rf build/docs
+  say "installing MkDocs into build/docs"
+  sync_packages build/docs --only-group docs
+  environment_stamp >build/docs.stamp
+}
+
 # Ubuntu's package of Chromium is a snap, which a machine without snapd cannot use: there those tests say so and are skipped.
-if [ "${1:-}" = browser ] && [ "$(os_release ID)" = debian ]; then
+if [[ " $* " == *" browser "* ]] && [ "$(os_release ID)" = debian ]; then
   packages_wanted=("${packages_browser[@]}")
 fi
 
@@ -278,6 +299,7 @@ else
   ensure_packages $python_missing
   sync_environment
 fi
+if [[ " $* " == *" docs "* ]]; then sync_docs; fi
 
 guest=.venv/share/stillframe/guest
 if ! tests/guest/build.sh --is-current "$guest"; then
