@@ -37,3 +37,29 @@ def test_in_the_checkout(tmp_path: Path, name: str) -> None:
 def test_guide(host: ReaderHost, guide: Path) -> None:
     with host.shell() as shell:
         shell.follow(blocks_of(guide.read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        ("$ echo so\nnot so\n", "the document shows"),
+        ("$ false\n", "ended with 1, not 0"),
+        ("$ true  # exit code 1\n", "ended with 0, not 1"),
+        ("$ exit 3\n", "the shell has ended"),
+    ],
+)
+def test_a_document_that_is_not_true_fails(tmp_path: Path, lie: str, why: str) -> None:
+    with DocumentShell(tmp_path) as shell, pytest.raises(AssertionError, match=why):
+        shell.follow(blocks_of(f"```console\n{lie}```\n"))
+
+
+def test_what_runs_on_aside_is_waited_for_and_ended(tmp_path: Path) -> None:
+    beside = "<!-- other terminal -->\n\n```console\n$ echo first; sleep 0.2; echo up; sleep 611\n…\nup\n```\n"
+    with DocumentShell(tmp_path) as shell:
+        shell.follow(blocks_of(beside + "```console\n$ pgrep -f -x 'sleep 611' >pid\n```\n"))
+        pid = int((tmp_path / "pid").read_text().split()[-1])
+        assert Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{pid}/exe").exists()
+    ended = "<!-- other terminal -->\n\n```console\n$ echo up\nnever up\n```\n"
+    with DocumentShell(tmp_path) as shell, pytest.raises(AssertionError, match="has ended"):
+        shell.follow(blocks_of(ended))

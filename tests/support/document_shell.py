@@ -119,12 +119,12 @@ class DocumentShell:
         printed = self._home / f"terminal-{len(self._asides)}"
         printed.touch()
         # a shell's background is deaf to Ctrl-C, a terminal's program is not
-        words = f"setsid env --default-signal=INT,QUIT bash -c {shlex.quote(f'exec {command.text}')}"
+        words = f"setsid env --default-signal=INT,QUIT bash -c {shlex.quote(command.text)}"
         told = self._typed(f"{words} >{printed} 2>&1 & echo $!", 0)
         self._asides.append((command, int(told), printed))
 
         def shown() -> bool:
-            assert Path(f"/proc/{int(told)}").exists(), f"$ {command.text}\n{printed.read_text()}--- has ended"
+            assert Path(f"/proc/{int(told)}/exe").exists(), f"$ {command.text}\n{printed.read_text()}--- has ended"
             return not command.mismatch(printed.read_text())
 
         try:
