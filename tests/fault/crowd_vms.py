@@ -108,6 +108,7 @@ class Live(Pressed):
         self._memories: dict[str, int] = {}  # by snapshot
         self._boots: dict[int, str] = {}
         self._starts = 0
+        self._ticks_at_start = 0  # of its console, when it was last started in the middle of the pressing
 
     def begin_tree(self) -> None:
         """KEPT, with memory that is being saved, and a snapshot of the disks."""
@@ -131,6 +132,8 @@ class Live(Pressed):
         return call
 
     def ask(self, call: str, name: str = "") -> Asked | None:
+        if call == "create with memory" and len(self.vm.witness().ticks()) <= self._ticks_at_start:
+            return None  # a guest that has not come up yet draws the id of its boot anew whenever it goes on from there
         if call == "rollback with memory" and not name:
             name = self.random.choice([there for there in self._names if there in self._with_memory])
         return super().ask(call, name)
@@ -142,8 +145,11 @@ class Live(Pressed):
                 self._with_memory.append(asked.about)
             case "rollback":
                 self._is_off = True
-            case "rollback with memory" | "start":
+            case "rollback with memory":
                 self._is_off = False
+            case "start":
+                self._is_off = False
+                self._ticks_at_start = len(self.vm.witness().ticks())
 
     def after(self, asked: Asked) -> Model | ErrorCase:
         match asked.call:
