@@ -44,7 +44,7 @@ def door() -> DoorClient:
 
 
 def test_a_key_becomes_a_cookie_that_no_script_and_no_other_site_can_use(door: DoorClient) -> None:
-    response = door.request("POST", SESSION, key="", json={"api_key": ADMIN_KEY})
+    response = door.request("POST", f"{SESSION}/open", key="", json={"api_key": ADMIN_KEY})
     assert as_envelope(response)["data"] == {"key_id": ADMIN.key_id, "role": "administrator", "tenant": ""}
     cookie = response.headers["set-cookie"]
     assert cookie.startswith(f"stillframe_session={TOKEN}; ")
@@ -55,7 +55,7 @@ def test_a_key_becomes_a_cookie_that_no_script_and_no_other_site_can_use(door: D
 
 def test_where_the_service_is_reached_by_tls_the_cookie_goes_no_other_way() -> None:
     response = DoorClient(public_url="https://vms.example").request(
-        "POST", SESSION, key="", json={"api_key": ADMIN_KEY}
+        "POST", f"{SESSION}/open", key="", json={"api_key": ADMIN_KEY}
     )
     assert "Secure" in response.headers["set-cookie"].split("; ")
 
@@ -63,13 +63,16 @@ def test_where_the_service_is_reached_by_tls_the_cookie_goes_no_other_way() -> N
 def test_who_signs_in_too_often_is_held_back() -> None:
     door = DoorClient(requests_per_s=1)
     door.stub.principals["reader"] = Principal("1" * 12, Role.READER, TENANT)
-    codes = [as_envelope(door.request("POST", SESSION, key="", json={"api_key": "reader"}))["scode"] for _ in range(3)]
+    codes = [
+        as_envelope(door.request("POST", f"{SESSION}/open", key="", json={"api_key": "reader"}))["scode"]
+        for _ in range(3)
+    ]
     assert codes == [0, 0, ErrorCase.RATE_LIMITED.code]
     assert [asked[0] for asked in door.stub.asked] == ["open_session"] * 2
 
 
 def test_a_wrong_key_is_refused_and_noted(door: DoorClient) -> None:
-    response = door.request("POST", SESSION, key="", json={"api_key": "sfk_wrong"})
+    response = door.request("POST", f"{SESSION}/open", key="", json={"api_key": "sfk_wrong"})
     must_fail(as_envelope(response), ErrorCase.NOT_AUTHENTICATED)
     assert "set-cookie" not in response.headers
     assert [(noted.call, noted.principal) for noted in door.stub.noted] == [("session open", None)]

@@ -26,7 +26,7 @@ BEGUN = "stillframe.begun"  # when the request came, seconds of the monotonic cl
 _HEADER = b"apikey"
 SESSION_COOKIE = "stillframe_session"
 CONSOLE_HEADER = b"x-stillframe-console"
-SIGN_IN_PATH = "/v1/stillframe/session"
+SIGN_IN_PATH = "/v1/stillframe/session/open"
 _KEY_MAX_BYTES = 256
 _THREADS = 8
 # what needs no key: the document that clients are made from, whether the service works, and the console's own files

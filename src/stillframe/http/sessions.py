@@ -18,6 +18,7 @@ from stillframe.operations.sessions import LIFETIME_S
 router = APIRouter(tags=["console"], route_class=StrictRoute, dependencies=[Depends(refuse_repeated)])
 
 KEY_MAX_CHARS = 256
+_SESSION = "/v1/stillframe/session"
 
 
 class SignInBody(Body):
@@ -58,14 +59,14 @@ async def sign_in(body: SignInBody, request: Request, door: DoorOf) -> Response:
     return response
 
 
-@router.get(SIGN_IN_PATH, operation_id="getSession", responses=answers(WhoData), dependencies=[Security(API_KEY)])
+@router.get(_SESSION, operation_id="getSession", responses=answers(WhoData), dependencies=[Security(API_KEY)])
 @needs(Need.LOOK)
 async def who(viewer: ViewerOf) -> Response:
     """Who is signed in, or whose key it is."""
     return answer(_who(viewer))
 
 
-@router.post(f"{SIGN_IN_PATH}/end", operation_id="endSession", responses=acts(), dependencies=[Security(API_KEY)])
+@router.post(f"{_SESSION}/end", operation_id="endSession", responses=acts(), dependencies=[Security(API_KEY)])
 @needs(Need.LOOK, "session end")
 async def sign_out(body: SignOutBody, request: Request, door: DoorOf, caller: CallerOf) -> Response:
     """End the session that asks; with an ApiKey there is none, and nothing happens."""

@@ -40,7 +40,7 @@ async function call(method, path, { query, body } = {}) {
   }
   if (envelope.scode === 0) return envelope.data;
   const failure = new Failure(envelope, answer.headers.get("X-Request-Id") ?? "");
-  if (failure.scode === SIGNED_OUT && path !== "/v1/stillframe/session") onSignedOut();
+  if (failure.scode === SIGNED_OUT && !path.startsWith("/v1/stillframe/session")) onSignedOut();
   throw failure;
 }
 
@@ -48,7 +48,7 @@ const get = (path, query) => call("GET", path, { query });
 const post = (path, body) => call("POST", path, { body: { cluster_uuid: "", ...body } });
 
 export const who = () => get("/v1/stillframe/session");
-export const signIn = (key) => call("POST", "/v1/stillframe/session", { body: { api_key: key } });
+export const signIn = (key) => call("POST", "/v1/stillframe/session/open", { body: { api_key: key } });
 export const signOut = () => call("POST", "/v1/stillframe/session/end", { body: {} });
 
 export const machines = (query) => get("/v1/compute/list", { page_size: "0", ...query });
