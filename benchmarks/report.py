@@ -160,6 +160,14 @@ def _growth(measured: Measurements) -> Verdict:
     )
 
 
+def trees_table(measured: Measurements) -> str:
+    """The rows about trees alone, as Markdown; they must have been measured."""
+    rows = [(title, unit, measured.text(key)) for key, title, unit in _ROWS if key.startswith("tree.")]
+    verdict = _drawn(measured)
+    lines = [f"| {title}, {unit} | {figures} |" for title, unit, figures in rows]
+    return "\n".join(["| | |", "|---|---|", *lines, f"| {verdict.what}: {verdict.required} | {verdict.word} |"])
+
+
 def _drawn(measured: Measurements) -> Verdict:
     taken = measured.median("tree.picture")
     return Verdict(

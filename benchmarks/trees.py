@@ -1,23 +1,40 @@
-"""How long it takes to draw a tree of a thousand snapshots."""
+"""How long it takes to draw a tree of a thousand snapshots.
+
+    python benchmarks/trees.py [--write docs/benchmarks.md]
+
+By itself, or as a part of bench.py, whose table has the same rows. ``--write`` puts them into a section of their own at the
+end of a document that an older run of bench.py has written.
+"""
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from itertools import product
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
 from peers import Virsh
+from report import Measurements, trees_table
 
 from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.snapshot import Snapshot
+from support.ending import end_in_order
 from support.offline import domain_xml, file_disk, image, lot
-from support.service import Service
+from support.private_libvirtd import PrivateLibvirtd
+from support.service import Service, running_service
 
 SNAPSHOTS = 1000
 REPEATS = 31
+HEADING = "## A tree of 1,000 snapshots"
 KEYS = ("tree.picture", "tree.folded", "tree.overview")
 PICTURE, OVERVIEW = "/v1/compute/vsd/snapshot/tree.svg", "/v1/stillframe/vm/overview"
 
@@ -61,3 +78,31 @@ def measure(service: Service, vm_uuid: str) -> Iterator[tuple[str, float]]:
             raise RuntimeError(f"{path}: {response.text[:300]}")
         if repeat:  # the first finds nothing warm
             yield key, taken_ms
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Draw a tree of a thousand snapshots.")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures at the end of this document")
+    given = parser.parse_args(arguments)
+    end_in_order()
+    measured = Measurements()
+    with PrivateLibvirtd() as daemon, running_service(daemon.uri) as service:
+        virsh = Virsh(daemon.uri)
+        vm_uuid = plant(service, virsh)
+        for key, value in measure(service, vm_uuid):
+            measured.add(key, value)
+        virsh("undefine", vm_uuid)
+    rows = trees_table(measured)
+    print(rows)
+    if given.write:
+        command = shlex.join(["python", "benchmarks/trees.py", *arguments])
+        said = (
+            f"Written by `{command}` on {datetime.now(UTC):%Y-%m-%d}: medians of {REPEATS - 1} (smallest to largest)."
+        )
+        before = given.write.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
+        given.write.write_text(f"{before}\n\n{HEADING}\n\n{said}\n\n{rows}\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
