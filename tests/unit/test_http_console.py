@@ -60,6 +60,13 @@ def test_where_the_service_is_reached_by_tls_the_cookie_goes_no_other_way() -> N
     assert "Secure" in response.headers["set-cookie"].split("; ")
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "TRACE"])
+def test_signing_in_has_one_method(door: DoorClient, method: str) -> None:
+    response = door.request(method, f"{SESSION}/open", key="")
+    must_fail(as_envelope(response), ErrorCase.CALL_UNKNOWN)
+    assert response.headers["allow"] == "POST"
+
+
 def test_who_signs_in_too_often_is_held_back() -> None:
     door = DoorClient(requests_per_s=1)
     door.stub.principals["reader"] = Principal("1" * 12, Role.READER, TENANT)

@@ -30,7 +30,7 @@ SIGN_IN_PATH = "/v1/stillframe/session/open"
 _KEY_MAX_BYTES = 256
 _THREADS = 8
 # what needs no key: the document that clients are made from, whether the service works, and the console's own files
-_OPEN_PATHS = frozenset({DOCUMENT_PATH, HEALTH_PATH, READY_PATH, CONSOLE_PATH})
+_OPEN_PATHS = frozenset({DOCUMENT_PATH, HEALTH_PATH, READY_PATH, CONSOLE_PATH, SIGN_IN_PATH})
 _OPEN_PREFIXES = (f"{SCREENSHOT_PATH}/", CONSOLE_PREFIX)
 _BEARER = b"bearer "
 # with these a tenant is told that something does not exist for it, whether there is none or it is another's
@@ -59,9 +59,7 @@ def session_of(scope: Scope) -> str:
 
 def _is_open(scope: Scope) -> bool:
     path: str = scope["path"]
-    return (
-        path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES) or (scope["method"] == "POST" and path == SIGN_IN_PATH)
-    )
+    return path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES)
 
 
 def _check_own_page(scope: Scope) -> None:
