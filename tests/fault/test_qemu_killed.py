@@ -22,7 +22,7 @@ MERGE_MIB = 40
 
 @pytest.fixture(scope="module")
 def vm(ground: Ground) -> Vm:
-    vm = ground.running("mortal", fill_mib=64, memory_mib=192)
+    vm = ground.running("mortal", fill_mib=160, memory_mib=288)  # saving it takes a while, also on a busy machine
     vm.create("base")
     vm.await_ticks(5)
     return vm
