@@ -29,8 +29,10 @@ class Terminal:
     ) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        # a suite in the background may have been told to ignore Ctrl-C, and its children would be too
+        begin = ["setsid", "--ctty", "env", "--default-signal=INT"]
         self._process = subprocess.Popen(
-            ["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave, env={**environment}, cwd=cwd
+            [*begin, *command], stdin=slave, stdout=slave, stderr=slave, env={**environment}, cwd=cwd
         )
         os.close(slave)
         self.raw = ""
