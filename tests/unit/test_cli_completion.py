@@ -102,6 +102,34 @@ def test_as_each_shell_asks(environment: dict[str, str], named: DoorClient) -> N
     assert '"web-1":"running"' in zsh
 
 
+# what Typer's script for zsh does with an offer, and then zsh's own _arguments: bash quotes in the same way
+_ZSH = """
+_arguments() { action=${1#'*: :(('}; eval "ws=( ${action%'))'} )"; }
+set -f
+eval $(stillframe)
+printf '%s\\n' "${ws[@]}"
+"""
+
+
+def test_zsh_runs_nothing_of_what_it_is_offered(environment: dict[str, str], named: DoorClient, tmp_path: Path) -> None:
+    """It evaluates the offers; who may name or describe a snapshot must not choose what is run by who types."""
+    hostile = (
+        r"a\$(touch x)", r"b\`touch x`", "c'; touch x; '", 'd"; touch x; "', r"e\"; touch x; \"", "f) ; touch x ; (", "g\\", "h:i",
+        "j$(touch x)", "it's",
+    )  # fmt: skip
+    rows = tuple(a_snapshot(name=name, description=name) for name in hostile)
+    named.stub.outcomes["list_snapshots"] = SnapshotPage(rows, len(rows))
+    asking = {"_STILLFRAME_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "stillframe show web-1 "}
+    done = subprocess.run(
+        ["bash", "-c", _ZSH], env={**environment, **asking}, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert not (tmp_path / "x").exists()
+    # what _describe takes apart at a colon that nothing escapes
+    escaped = [name.replace("\\", "\\\\").replace(":", r"\:") for name in hostile]
+    assert done.stdout.splitlines() == [f"{name}:{name}" for name in escaped]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_is_for_the_shell(environment: dict[str, str], shell: str) -> None:
     made = subprocess.run(

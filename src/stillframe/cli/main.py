@@ -13,7 +13,7 @@ import sys
 
 import typer
 
-from stillframe.cli.completing import quoted_for_bash
+from stillframe.cli.completing import COMPLETION, quoted_for_bash, quoted_for_zsh
 from stillframe.cli.doctor_command import doctor, version
 from stillframe.cli.ending import FAILED, CliError
 from stillframe.cli.keys import key, link
@@ -28,8 +28,6 @@ from stillframe.cli.vms import guest, list_vms, vm_group
 from stillframe.cli.words import Words
 
 log = logging.getLogger("stillframe.cli")
-
-_COMPLETION = "_STILLFRAME_COMPLETE"
 
 app = typer.Typer(
     help="Snapshots of virtual machines on libvirt/QEMU.",
@@ -64,7 +62,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no reason to fail
-    if os.environ.get(_COMPLETION, "").startswith("complete_"):
+    if os.environ.get(COMPLETION, "").startswith("complete_"):
         _complete()
     try:
         app()
@@ -90,8 +88,10 @@ def _complete() -> None:
         except (Exception, SystemExit):
             log.debug("completing", exc_info=True)
     printed = offered.getvalue()
-    if os.environ[_COMPLETION] == "complete_bash":
+    if os.environ[COMPLETION] == "complete_bash":
         printed = quoted_for_bash(printed, os.environ)
+    elif os.environ[COMPLETION] == "complete_zsh":
+        printed = quoted_for_zsh(printed)
     sys.stdout.write(printed)
     sys.stdout.flush()
     os._exit(0)  # whoever still waits for a name is not waited for
