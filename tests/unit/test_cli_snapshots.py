@@ -279,6 +279,14 @@ def test_watch_takes_a_uuid_that_is_no_tasks_for_a_vms(run: Run, state: Path, do
     assert run("watch", VM, "--state", state).code == 1
 
 
+def test_what_is_neither_task_nor_machine_is_not_said_to_be_quiet(run: Run, state: Path, door: DoorClient) -> None:
+    door.stub.outcomes |= {"get_task": refused(ErrorCase.TASK_UNKNOWN), "list_tasks": TaskPage((), "")}
+    door.stub.outcomes["inspect"] = refused(ErrorCase.VM_UNKNOWN)
+    result = run("watch", VM, "--state", state)
+    assert (result.code, result.out) == (1, "")
+    assert ErrorCase.VM_UNKNOWN.value.message in result.err
+
+
 def test_watch_that_may_not_wait_ends_with_5(run: Run, state: Path, door: DoorClient) -> None:
     for what in ((), (OPERATION,)):
         result = run("watch", *what, "--timeout", "0", "--state", state)
@@ -341,3 +349,9 @@ def test_the_tree_is_printed(run: Run, state: Path, door: DoorClient) -> None:
     assert first.startswith("◉ origin  (")
     assert first.endswith("memory 4.0 KiB)")
     assert last == "● now: running, 64.0 KiB changed"
+
+
+def test_trees_of_their_own_stand_apart() -> None:
+    """Without a gap the second would read as what goes on from the first."""
+    lines = drawn(_seen({"a": "", "b": ""}, "b"), 1060)
+    assert [line[:3] for line in lines] == ["○ b", "● n", "", "○ a"]

@@ -74,8 +74,10 @@ def drawn(seen: Overview, now_s: float) -> list[str]:
     """A line for each item: the graph, then what there is to say of it. ``now_s``: for ages, Unix seconds."""
     places = tuple(Item(one.key, one.uuids, one.parent, one.depth, one.lane, one.order) for one in seen.items)
     of = {one.uuid: one for one in seen.snapshots}
-    lines = []
+    lines: list[str] = []
     for before, _, item in graph(Layout(places, seen.lanes, seen.depth)):
+        if lines and not item.parent:
+            lines.append("")  # what begins a tree of its own descends from nothing above
         if item.key == NOW:
             mark = "●" if seen.vm.state == "running" else "◌"
             lines.append(f"{before}{mark} now: {seen.vm.state}, {human_bytes(seen.now.changed_bytes)} changed")

@@ -113,6 +113,7 @@ def _task_of(client: Client, what: str) -> Task | None:
     except ApiError as error:
         if error.scode != ErrorCase.TASK_UNKNOWN.code:
             raise
+        client.inspect(what)  # what is neither is no reason to say that nothing goes on
         return None
 
 
