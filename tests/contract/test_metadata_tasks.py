@@ -165,6 +165,9 @@ class TestPage:
             row.uuid for row in (*rows, *cancelled)
         )
         assert {state: len(tasks) for state, tasks in found.items()} == dict.fromkeys(TaskState, 1)
+        under_way = list_tasks(world, TaskQuery(under_way=True), EVERYBODY).tasks
+        active = [row.uuid for row in (*rows, *cancelled) if row.state in ACTIVE_STATES]
+        assert sorted(task.uuid for task in under_way) == sorted(active)
 
 
 class TestCancel:

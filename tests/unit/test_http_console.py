@@ -13,7 +13,7 @@ from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase
 from stillframe.http import events
 from stillframe.http.pages import FILES, POLICY
-from stillframe.operations.tasks import TaskPage
+from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
 from support.http_door import (
     ADMIN,
     ADMIN_KEY,
@@ -188,6 +188,17 @@ def test_without_a_machine_it_is_the_tasks_alone(door: DoorClient) -> None:
     )
 
 
+def test_what_goes_on_for_long_is_told_however_much_has_begun_since(door: DoorClient) -> None:
+    newest, long = a_task(uuid=VM, state=TaskState.DONE), a_task()
+
+    def list_tasks(query: TaskQuery) -> TaskPage:
+        return TaskPage((long,), "") if query.under_way else TaskPage((newest,), VM)
+
+    door.stub.outcomes["list_tasks"] = list_tasks
+    (_, state), _ = told(door.request("GET", EVENTS, params={"wait_s": "0"}).text)
+    assert [task["uuid"] for task in state["tasks"]] == [newest.uuid, long.uuid]
+
+
 def test_what_is_wrong_with_the_question_is_an_envelope(door: DoorClient) -> None:
     door.stub.outcomes["power_state"] = refused(ErrorCase.VM_UNKNOWN)
     must_fail(as_envelope(door.request("GET", EVENTS, params={"compute_uuid": VM})), ErrorCase.VM_UNKNOWN)
@@ -196,6 +207,15 @@ def test_what_is_wrong_with_the_question_is_an_envelope(door: DoorClient) -> Non
     browser = door.request("GET", EVENTS, params={"compute_uuid": VM}, headers={"Accept": "text/event-stream"})
     ((name, envelope),) = told(browser.text)
     assert (name, envelope["scode"]) == ("end", ErrorCase.VM_UNKNOWN.code)
+
+
+def test_a_browser_hears_that_too_many_listen(door: DoorClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An envelope it could not read, and would say that there is no connection."""
+    monkeypatch.setattr(events, "STREAMS_MAX_PER_KEY", 0)
+    must_fail(as_envelope(door.request("GET", EVENTS)), ErrorCase.TOO_BUSY)
+    browser = door.request("GET", EVENTS, headers={"Accept": "text/event-stream"})
+    ((name, envelope),) = told(browser.text)
+    assert (name, envelope["scode"]) == ("end", ErrorCase.TOO_BUSY.code)
 
 
 def test_changes_are_told_once_and_the_end_of_a_key_ends_the_stream(door: DoorClient) -> None:

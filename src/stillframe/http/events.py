@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import anyio
@@ -34,7 +35,8 @@ _VM_EVERY_S = 2.0
 _HEARTBEAT_S = 15.0
 _WAIT_MAX_S = 3600
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-_TASKS = 20  # the newest; what is older and still runs is shown by the list of tasks
+_TASKS = 20  # the newest, and
+_UNDER_WAY = 200  # what is older and still goes on: more than can
 
 router = APIRouter(
     tags=["console"], route_class=StrictRoute, dependencies=[Security(API_KEY), Depends(refuse_repeated)]
@@ -92,7 +94,7 @@ class Streams:
                 "application/json": {"schema": {"anyOf": [{"$ref": "#/components/schemas/Failure_EmptyData_"}]}},
             },
             "description": "Events named `state`, each the whole of what is known as JSON: `vm` (its `state`, null where "
-            "none was asked for) and `tasks`, the newest, as `task/list` tells them. One at once, and one whenever "
+            "none was asked for) and `tasks`, the newest and all that go on, as `task/list` tells them. One at once, and one whenever "
             "something has changed. `end` comes last, with an envelope where the stream ends with an error; to who accepts "
             "`text/event-stream` also one that it begins with.",
         },
@@ -108,6 +110,7 @@ async def events(
     teller = _Teller(door, viewer, params, lambda: request.app.state.gate.admit_again(request.scope))
     try:
         first = await teller.look()
+        streams.enter(viewer.key_id)
     except StillframeError as error:
         if "text/event-stream" not in request.headers.get("accept", ""):
             raise
@@ -115,7 +118,6 @@ async def events(
         await level(request.scope, error.case)
         told = respond_to(request, error)
         return Response(_event("end", bytes(told.body).decode()), media_type="text/event-stream", headers=_HEADERS)
-    streams.enter(viewer.key_id)
     stream = _tell(teller, first, params.wait_s, streams)
     return _Stream(stream, lambda: streams.leave(viewer.key_id), headers=_HEADERS)
 
@@ -160,7 +162,13 @@ class _Teller:
             self._vm_at = now
         query = TaskQuery(cluster_uuid=params.cluster_uuid, compute_uuid=params.compute_uuid, limit=_TASKS)
         page = await self._door.recall(use_cases.list_tasks, query, self._viewer)
-        tasks = [task_data(task).model_dump(mode="json") for task in page.tasks]
+        found = {task.uuid: task for task in page.tasks}
+        if page.next:
+            older = await self._door.recall(
+                use_cases.list_tasks, replace(query, limit=_UNDER_WAY, under_way=True), self._viewer
+            )
+            found = {**found, **{task.uuid: task for task in older.tasks}}
+        tasks = [task_data(task).model_dump(mode="json") for task in found.values()]
         return json.dumps({"vm": self._vm, "tasks": tasks}, ensure_ascii=False)
 
 

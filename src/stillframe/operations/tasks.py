@@ -15,7 +15,7 @@ from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Step
 from stillframe.operations.world import World
-from stillframe.ports.metadata import OperationFilter, OperationRow, OperationState
+from stillframe.ports.metadata import ACTIVE_STATES, OperationFilter, OperationRow, OperationState
 
 log = logging.getLogger(__name__)
 _CANCELLABLE = (OperationState.PLANNING, OperationState.RUNNING)
@@ -54,7 +54,8 @@ _ROWS_IN: dict[TaskState, tuple[tuple[OperationState, ...], bool | None]] = {
 class TaskQuery:
     """Filters; empty means all. ``since``/``until``: begun then or between, Unix seconds.
 
-    ``after``: the uuid of the last task of the page before.
+    ``under_way``: those alone that have not ended, in place of ``state``. ``after``: the uuid of the last task of the page
+    before.
     """
 
     cluster_uuid: str = ""
@@ -65,6 +66,7 @@ class TaskQuery:
     until: int | None = None
     after: str = ""
     limit: int = 100
+    under_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def list_tasks(world: World, query: TaskQuery, viewer: Principal) -> TaskPage:
     if query.tenant and not viewer.sees(query.tenant):
         return TaskPage((), "")
     states, cancel_requested = _ROWS_IN[TaskState(query.state)] if query.state else ((), None)
+    if query.under_way:
+        states, cancel_requested = ACTIVE_STATES, None
     wanted = OperationFilter(
         vm_uuid=query.compute_uuid,
         tenant=query.tenant if viewer.bound is None else viewer.bound,
