@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { button, h, replace } from "./dom.js";
 import { attempt } from "./main.js";
-import { age, moment, one, size, t, time } from "./words.js";
+import { age, moment, one, said, size, t, time } from "./words.js";
 
 export const ACTIVE = new Set(["planning", "running", "cancelling", "finishing", "undoing"]);
 
@@ -59,25 +59,43 @@ export function workList(mayAct, withMachine) {
 export function activityPage(main, { mayAct }) {
   const work = workList(mayAct, true), done = h("ul", { class: "tasks" }), trouble = h("p", { class: "problem", role: "status" });
   const none = h("p", { class: "soft" }, t("noTasks"));
-  let after = "", older = [], newest = [];
+  const known = new Map();
+  let after = "", told = null;
   const more = button(t("more"), () => attempt("", async () => { await page(); }));
   replace(main, h("h1", {}, t("activity")), trouble, h("h2", {}, t("working")), work, h("h2", {}, t("recent")), none, done, more);
 
   function draw() {
-    const shown = new Map([...newest, ...older].map((task) => [task.uuid, task]));
-    const ended = [...shown.values()].filter((task) => !ACTIVE.has(task.state));
-    none.hidden = shown.size > 0;
+    const ended = [...known.values()].filter((task) => !ACTIVE.has(task.state)).sort((a, b) => b.started_at - a.started_at);
+    none.hidden = known.size > 0;
     replace(done, ended.map((task) => endedRow(task, true)));
     more.hidden = !after;
   }
 
   async function page() {
     const found = await api.tasks({ limit: "50", ...(after ? { after } : {}) });
-    older.push(...found.list);
+    // what was told meanwhile is newer
+    for (const task of found.list) if (!known.has(task.uuid)) known.set(task.uuid, task);
     after = found.next;
     draw();
+    await catchUp();
+  }
+
+  /** How one ended that went on when it was told of last, and is among the newest no more. */
+  async function catchUp() {
+    if (!told) return;
+    const missed = [...known.values()].filter((task) => ACTIVE.has(task.state) && !told.has(task.uuid));
+    for (const { uuid } of missed) known.set(uuid, await api.task(uuid));
+    if (missed.length) draw();
+  }
+
+  function hear({ tasks }) {
+    for (const task of tasks) known.set(task.uuid, task);
+    work.tell(tasks);
+    draw();
+    told = new Set(tasks.map((task) => task.uuid));
+    attempt("", catchUp);
   }
 
   attempt("", page);
-  return api.listen("", (state) => { newest = state.tasks; work.tell(state.tasks); draw(); }, (failure) => replace(trouble, failure ? t("away") : ""));
+  return api.listen("", hear, (failure) => replace(trouble, failure ? (api.isAway(failure) ? t("away") : said(failure)) : ""));
 }

@@ -2,6 +2,9 @@
 
 const SNAPSHOT = "/v1/compute/vsd/snapshot";
 
+/** Trouble in a line: no answer at all is one thing, and what the service says of its own another. */
+export const isAway = (failure) => failure.scode === AWAY.scode;
+
 export class Failure extends Error {
   constructor(envelope, requestId) {
     super(envelope.message);
@@ -21,7 +24,7 @@ const AWAY = {
 // what is listened for where a session has ended
 let onSignedOut = () => {};
 export const whenSignedOut = (listener) => { onSignedOut = listener; };
-const SIGNED_OUT = 25001, UNKNOWN = 22002;
+export const SIGNED_OUT = 25001, UNKNOWN = 22002;
 
 async function call(method, path, { query, body } = {}) {
   const url = query ? `${path}?${new URLSearchParams(query)}` : path;
@@ -69,6 +72,7 @@ export const rollBackDisks = (vm, disks) =>
 export const power = (vm, what) => post(`/v1/compute/${what}`, { compute_uuid: vm });
 
 export const tasks = (query) => get(`${SNAPSHOT}/task/list`, { cluster_uuid: "", ...query });
+export const task = (uuid) => get(`${SNAPSHOT}/task/get`, { cluster_uuid: "", uuid });
 export const cancel = (uuid) => post(`${SNAPSHOT}/task/cancel`, { uuid });
 
 /** A picture's address on the service that this page came from, whatever name it was signed under. */
@@ -78,10 +82,14 @@ export function picture(url) {
   return pathname + search;
 }
 
-/** Tells `onState` what goes on, whenever it has changed; begins again by itself. Returns what ends it. */
+/** Tells `onState` what goes on, whenever it has changed; begins again by itself. Returns what ends it.
+
+A page that nobody sees listens to nothing: a browser has six connections to a service for all of its tabs together, and
+each stream holds one. */
 export function listen(vm, onState, onTrouble) {
-  let source, again;
+  let source = null, again, over = false;
   const open = () => {
+    if (over || document.hidden) return;
     source = new EventSource(`/v1/stillframe/events?${new URLSearchParams({ compute_uuid: vm })}`);
     source.addEventListener("state", (event) => { onTrouble(null); onState(JSON.parse(event.data)); });
     source.addEventListener("end", (event) => {
@@ -90,13 +98,17 @@ export function listen(vm, onState, onTrouble) {
       if (envelope.scode === SIGNED_OUT) { onSignedOut(); return; }
       if (envelope.scode) onTrouble(new Failure(envelope, ""));
       // one that does not exist for us will not come to exist
-      if (envelope.scode !== UNKNOWN) again = setTimeout(open, envelope.scode ? 5000 : 200);
+      if (envelope.scode === UNKNOWN) over = true;
+      else again = setTimeout(open, envelope.scode ? 5000 : 200);
     });
     source.onerror = () => {
       onTrouble(new Failure({ ...AWAY, desc: "" }, ""));
       if (source.readyState === EventSource.CLOSED) again = setTimeout(open, 3000);
     };
   };
+  const close = () => { clearTimeout(again); source?.close(); };
+  const turn = () => { close(); open(); };
+  document.addEventListener("visibilitychange", turn);
   open();
-  return () => { clearTimeout(again); source.close(); };
+  return () => { over = true; document.removeEventListener("visibilitychange", turn); close(); };
 }

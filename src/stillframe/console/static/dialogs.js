@@ -1,12 +1,14 @@
 // What is asked before something is done, with what it costs in plain words.
 
 import * as api from "./api.js";
-import { button, h, replace } from "./dom.js";
+import { button, focusLike, h, replace } from "./dom.js";
+import { tell } from "./main.js";
 import { moment, said, size, t, time } from "./words.js";
 
 /** A dialog; `act` is called when it is confirmed, and what it throws is said in the dialog, which stays. */
 function ask(title, content, { confirm, kind = "main", act, width = "" }) {
   const problem = h("div", { role: "alert", class: "problem" });
+  const opener = document.activeElement;
   const go = confirm ? h("button", { type: "submit", class: kind }, confirm) : null;
   const form = h("form", { method: "dialog", onsubmit: async (event) => {
     event.preventDefault();
@@ -18,13 +20,20 @@ function ask(title, content, { confirm, kind = "main", act, width = "" }) {
       dialog.close();
     } catch (error) {
       if (!(error instanceof api.Failure)) throw error;
+      // who has left the dialog meanwhile has not taken back what was asked for
+      if (!dialog.isConnected) tell(title, { error });
       replace(problem, h("p", {}, h("strong", {}, said(error))), error.desc && h("p", { class: "desc" }, error.desc));
     } finally {
       go.disabled = false;
     }
   } }, h("h2", {}, title), content, problem,
   h("div", { class: "row" }, button(confirm ? t("cancel") : t("close"), () => dialog.close()), go));
-  const dialog = h("dialog", { class: width, "aria-label": title, onclose: () => dialog.remove() }, form);
+  const dialog = h("dialog", { class: width, "aria-label": title, onclose: () => {
+    dialog.remove();
+    // what opened it may have been drawn anew
+    const main = document.getElementById("main");
+    if (main && !opener.isConnected) focusLike(opener, main, main);
+  } }, form);
   document.body.append(dialog);
   dialog.showModal();
   return { dialog, go };
@@ -59,15 +68,22 @@ function lost(back) {
   return t("rollLost", { time: time(Date.now() / 1000 - back.since), from: back.stands_on, size: bytes });
 }
 
+/** Why memory cannot be had; "": it can. */
+function memoryLacks({ memory }) {
+  if (memory === null) return t("rollMemoryNone");
+  if (memory.status === "available") return "";
+  return memory.status === "failed" ? t("rollMemoryFailed") : t("rollMemorySaving");
+}
+
 export async function askRollBack(vm, snapshot, run) {
   const { rollback } = await api.consequences(vm.uuid, snapshot.name);
-  const has = snapshot.memory?.status === "available";
+  const lacks = memoryLacks(snapshot), has = !lacks;
   const [memory, memoryRow] = check("memory", t("rollMemory"), { checked: has, disabled: !has });
   const off = h("p", {}, t("rollOff"));
   off.hidden = has;
   memory.addEventListener("change", () => { off.hidden = memory.checked; });
   ask(t("rollTitle", { name: snapshot.name }), [
-    h("p", { class: "warn" }, lost(rollback)), h("p", {}, t("rollKeeps")), memoryRow, !has && h("p", { class: "soft" }, t("rollMemoryNone")), off,
+    h("p", { class: "warn" }, lost(rollback)), h("p", {}, t("rollKeeps")), memoryRow, !has && h("p", { class: "soft" }, lacks), off,
   ], { confirm: t("rollBack"), kind: "danger", act: () => run(memory.checked) });
 }
 
@@ -100,7 +116,7 @@ export async function askDisks(vm, snapshot, run) {
   const rows = disks.map((disk) => [disk, ...check(`disk-${disk.DiskDrive}`, disk.DiskDrive, { disabled: !off })]);
   const none = h("p", { class: "soft" }, t("disksNone"));
   const { go } = ask(t("disksTitle", { name: snapshot.name }), [
-    h("p", {}, t("disksHint")), !off && h("p", { class: "warn" }, t("disksOff")),
+    h("p", { class: "warn" }, t("disksLost")), h("p", {}, t("disksHint")), !off && h("p", { class: "warn" }, t("disksOff")),
     h("fieldset", {}, h("legend", {}, t("disks")), rows.map(([, , row]) => row)), none,
   ], { confirm: t("rollBack"), kind: "danger", act: () => run(rows.filter(([, input]) => input.checked).map(([disk]) => disk)) });
   const enable = () => { go.disabled = !rows.some(([, input]) => input.checked); none.hidden = !go.disabled; };

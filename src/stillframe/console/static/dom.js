@@ -23,6 +23,22 @@ export function replace(parent, ...children) {
   parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
 }
 
+const alike = (one, other) => one.localName === other.localName && one.textContent === other.textContent
+  && one.getAttribute("aria-label") === other.getAttribute("aria-label");
+
+/** Focus what stands in `parent` where `gone` stood, if there is such a thing; else whatever `otherwise` is. */
+export function focusLike(gone, parent, otherwise = null) {
+  ([...parent.querySelectorAll(gone.localName)].find((one) => alike(one, gone)) ?? otherwise)?.focus({ preventScroll: true });
+}
+
+/** `replace`, where somebody may stand with the keyboard: they stay where they were. */
+export function refill(parent, ...children) {
+  const held = document.activeElement;
+  const within = held !== parent && parent.contains(held);
+  replace(parent, ...children);
+  if (within) focusLike(held, parent);
+}
+
 /** A button; `kind` is a class: "", "main", "danger" or "quiet". */
 export const button = (text, onclick, { kind = "", ...more } = {}) =>
   h("button", { type: "button", class: kind, onclick, ...more }, text);

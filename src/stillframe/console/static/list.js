@@ -1,7 +1,7 @@
 // The virtual machines, with what they do, found as one types.
 
 import * as api from "./api.js";
-import { h, replace } from "./dom.js";
+import { h, refill, replace } from "./dom.js";
 import { tell } from "./main.js";
 import { one, t } from "./words.js";
 
@@ -29,10 +29,10 @@ export function listPage(main) {
     const shown = rows.filter((row) => (!state.value || row.state === state.value)
       && (row.name.toLowerCase().includes(part) || row.uuid.includes(part)));
     replace(count, shown.length ? t("nMachines", { n: shown.length }) : t("noMachines"));
-    replace(body, shown.map((row) => h("tr", {},
+    refill(body, shown.map((row) => h("tr", {},
       h("th", { scope: "row" }, h("a", { href: `#/vm/${row.uuid}` }, row.name)),
       h("td", {}, h("span", { class: `state ${row.state}` }, one("power", row.state))),
-      h("td", {}, row.action === "noaction" ? h("span", { class: "soft" }, t("none")) : row.action),
+      h("td", {}, h("span", { class: row.action === "noaction" ? "soft" : null }, one("actions", row.action))),
       h("td", {}, row.tenant_name || row.tenant))));
   }
 

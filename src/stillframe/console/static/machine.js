@@ -3,10 +3,10 @@
 import { endedRow, workList, ACTIVE } from "./activity.js";
 import * as api from "./api.js";
 import { askDisks, askEdit, askOff, askRemove, askRollBack, askTake, enlarge } from "./dialogs.js";
-import { button, h, replace } from "./dom.js";
+import { button, h, refill, replace } from "./dom.js";
 import { attempt, tell } from "./main.js";
 import { treeView } from "./tree.js";
-import { age, moment, one, size, t } from "./words.js";
+import { age, moment, one, said, size, t } from "./words.js";
 
 const FOLD_FROM = 40; // snapshots
 const REFRESH_MS = 30 * 60 * 1000; // links to pictures expire
@@ -64,7 +64,7 @@ export function machinePage(main, { argument: uuid, mayAct }) {
     replace(state, one("power", vm.state));
     replace(facts, [t("snapshots", { n: data.snapshots.length }), t("total", { size: size(data.total_bytes) })].join(" · "));
     const off = ["shutoff", "crashed", "nostate"].includes(vm.state);
-    replace(power, mayAct ? [
+    refill(power, mayAct ? [
       button(t("take"), () => askTake(data.vm, taking), { kind: "main" }),
       off ? button(t("start"), () => attempt(t("start"), () => api.power(uuid, "start")))
         : [button(t("shutdown"), () => attempt("", () => api.power(uuid, "shutdown"))),
@@ -85,7 +85,7 @@ export function machinePage(main, { argument: uuid, mayAct }) {
     const above = data.snapshots.find((one) => one.uuid === snapshot.parent);
     const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
     const many = data.vm.disks.length > 1 ? button(t("rollBackDisks"), () => opening(() => askDisks(data.vm, snapshot, (disks) => rollingDisks(snapshot, disks)))) : null;
-    replace(details,
+    refill(details,
       h("h2", {}, snapshot.name),
       data.now.head === snapshot.uuid && h("p", { class: "head-mark" }, t("headMark")),
       snapshot.screenshot_url && h("button", { type: "button", class: "shot", "aria-label": t("enlarge", { name: snapshot.name }), onclick: () => enlarge(snapshot) },
@@ -144,8 +144,19 @@ export function machinePage(main, { argument: uuid, mayAct }) {
     if (fresh !== told) { told = fresh; refresh(); }
   }
 
+  function troubled(failure) {
+    replace(trouble, failure ? (api.isAway(failure) ? t("away") : [said(failure), failure.desc].filter(Boolean).join(" · ")) : "");
+    if (failure?.scode !== api.UNKNOWN) return;
+    // it is no more, or no longer ours: what stands here would be what was
+    for (const gone of [power, facts, details, recent, work]) replace(gone);
+    working.hidden = true;
+    tree.element.remove();
+    tree.end();
+    ended = true;
+  }
+
   replace(details, h("p", { class: "soft" }, t("loading")));
-  const stop = api.listen(uuid, hear, (failure) => replace(trouble, failure ? t("away") : ""));
+  const stop = api.listen(uuid, hear, troubled);
   const timer = setInterval(refresh, REFRESH_MS);
   refresh();
   return () => { ended = true; stop(); clearInterval(timer); tree.end(); };

@@ -10,6 +10,7 @@ import { t } from "./words.js";
 
 const app = document.getElementById("app");
 const notices = h("div", { class: "notices", role: "region", "aria-live": "polite", "aria-label": "Stillframe" });
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 let leave = () => {};
 let viewer = null;
 
@@ -62,7 +63,7 @@ function header(page) {
     h("nav", { "aria-label": t("console") }, link("#/", t("machines"), "list"), link("#/activity", t("activity"), "activity")),
     h("div", { class: "who" }, ...preferences(),
       h("span", { class: "soft", title: viewer.key_id }, viewer.tenant || viewer.role),
-      button(t("signOut"), async () => { await attempt("", api.signOut); viewer = null; draw(); }, { kind: "quiet" })));
+      button(t("signOut"), async () => { if (await attempt("", api.signOut)) { viewer = null; draw(); } }, { kind: "quiet" })));
 }
 
 function signInPage() {
@@ -75,6 +76,7 @@ function signInPage() {
       viewer = await api.signIn(key.value.trim());
       key.value = "";
       draw();
+      document.getElementById("main").focus();
     } catch (error) {
       if (!(error instanceof api.Failure)) throw error;
       replace(problem, `${words.said(error)} ${error.desc}`);
@@ -90,7 +92,7 @@ function signInPage() {
 
 function route() {
   const [, name = "", argument = ""] = location.hash.split("/");
-  if (name === "vm") return ["machine", machinePage, decodeURIComponent(argument)];
+  if (name === "vm" && UUID.test(argument)) return ["machine", machinePage, argument];
   if (name === "activity") return ["activity", activityPage, ""];
   return ["list", listPage, ""];
 }
@@ -98,6 +100,8 @@ function route() {
 function draw() {
   leave();
   leave = () => {};
+  // what it asks is about a page, or for somebody, that is no longer there
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   document.title = "Stillframe";
   if (!viewer) { signInPage(); return; }
   const [name, page, argument] = route();
@@ -113,5 +117,6 @@ try {
   viewer = await api.who();
 } catch (error) {
   if (!(error instanceof api.Failure)) throw error;
+  if (error.scode !== api.SIGNED_OUT) tell("", { error });
 }
 draw();

@@ -161,6 +161,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
   }
 
   function fit() {
+    if (!seen) return;
     const { width, height } = extent(), { width: w, height: hh } = room();
     const scale = Math.max(LEAST, Math.min(1, w / width, hh / height));
     view = { scale, x: Math.max(0, (w - width * scale) / 2), y: Math.max(0, (hh - height * scale) / 2) };
@@ -177,6 +178,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
   }
 
   function zoom(factor, x = room().width / 2, y = room().height / 2) {
+    if (!view) return;
     mode = "free";
     const scale = Math.min(MOST, Math.max(LEAST, view.scale * factor));
     view = { scale, x: x - (x - view.x) * (scale / view.scale), y: y - (y - view.y) * (scale / view.scale) };
@@ -259,7 +261,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
 
   function look(text, quietly = false) {
     const part = text.trim().toLowerCase();
-    hits = part ? seen.snapshots.filter((one) => one.name.toLowerCase().includes(part) || one.description.toLowerCase().includes(part)
+    hits = part && seen ? seen.snapshots.filter((one) => one.name.toLowerCase().includes(part) || one.description.toLowerCase().includes(part)
       || one.uuid.startsWith(part)).map((one) => one.uuid) : [];
     hit = Math.min(hit, hits.length - 1);
     if (!quietly) { hit = -1; if (hits.length) next(1); }

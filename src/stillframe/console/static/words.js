@@ -5,7 +5,7 @@ const EN = {
   key: "API key", keyHint: "The first administrator's key is in admin.key in the service's state directory.",
   theme: "Theme", light: "Light", dark: "Dark", auto: "As the system", language: "Language", skip: "Skip to the content",
   search: "Search", searchMachines: "Name or uuid", allStates: "All states", state: "State", name: "Name", tenant: "Tenant",
-  work: "Work", none: "none", noMachines: "No virtual machine matches.", nMachines: "{n} virtual machines",
+  work: "Work", noMachines: "No virtual machine matches.", nMachines: "{n} virtual machines",
   take: "Take snapshot", rollBack: "Roll back", rollBackDisks: "Single disks …", edit: "Edit", remove: "Delete",
   start: "Start", shutdown: "Shut down", shutoff: "Power off", cancel: "Cancel", close: "Close", back: "Back",
   now: "Current state", running: "running", nowEmpty: "no snapshot yet", changed: "{size} changed", since: "since {age}",
@@ -21,11 +21,12 @@ const EN = {
   rollTitle: "Roll back to “{name}”", rollLost: "{time} of changes since “{from}” are thrown away ({size}).",
   rollNothing: "Nothing has been written since “{from}”.", rollAll: "Everything that was written to its disks is thrown away ({size}).",
   rollKeeps: "Every snapshot stays, older and newer ones.", rollOff: "The machine ends shut off, with its disks and configuration as they were.",
-  rollMemory: "Resume the guest from its memory, exactly where it was", rollMemoryNone: "This snapshot has no memory: the machine will be shut off.",
+  rollMemory: "Resume the guest from its memory, exactly where it was", rollMemoryNone: "This snapshot has no memory.",
+  rollMemoryFailed: "Its memory could not be saved.", rollMemorySaving: "Its memory is still being saved: until then a rollback is refused.",
   deleteTitle: "Delete “{name}”?", deleteOthers: "No other state of the machine changes.", deleteMerge: "{size} of disk {disk} have to be merged first; the machine may go on running.",
   deleteNoMerge: "Nothing has to be merged.", deleteFrees: "At least {size} are freed.", deleteRefused: "It cannot be deleted now:",
   editTitle: "Describe “{name}”", save: "Save", disksTitle: "Roll single disks back to “{name}”", disksHint: "Only while the machine is shut off. The other disks stay as they are.",
-  disksNone: "Choose at least one disk.", disksOff: "Shut the machine off first.",
+  disksNone: "Choose at least one disk.", disksOff: "Shut the machine off first.", disksLost: "What was written to the chosen disks since the last snapshot or rollback is thrown away.",
   working: "Work in progress", recent: "Recent work", noTasks: "Nothing has been done yet.", left: "{time} left", cancelWork: "Cancel {what}",
   dismiss: "Dismiss", details2: "Details", request: "Request", loading: "Loading …", again: "Try again", away: "No connection; trying again.",
   done: "{what}: done", begun: "{what} …", more: "Older", notThere: "There is nothing here.", actsReader: "This key may only look.",
@@ -36,6 +37,8 @@ const EN = {
     done: "done", refused: "refused", undone: "undone", left: "unfinished; tried again" },
   power: { running: "running", blocked: "running", paused: "paused", pmsuspend: "suspended", shutdown: "shutting down", shutoff: "shut off",
     crashed: "crashed", nostate: "unknown" },
+  actions: { noaction: "none", cloning: "being cloned", save: "snapshot", migrating: "migrating", pending: "working", importing: "importing",
+    restoring: "rolling back" },
   units: { y: "y", mo: "mo", d: "d", h: "h", min: "min", s: "s" },
 };
 
@@ -44,7 +47,7 @@ const ZH = {
   key: "API 密钥", keyHint: "首个管理员密钥保存在服务状态目录的 admin.key 中。",
   theme: "主题", light: "浅色", dark: "深色", auto: "跟随系统", language: "语言", skip: "跳到正文",
   search: "搜索", searchMachines: "名称或 uuid", allStates: "所有状态", state: "状态", name: "名称", tenant: "租户",
-  work: "操作", none: "无", noMachines: "没有符合条件的虚拟机。", nMachines: "{n} 台虚拟机",
+  work: "操作", noMachines: "没有符合条件的虚拟机。", nMachines: "{n} 台虚拟机",
   take: "创建快照", rollBack: "回滚", rollBackDisks: "单个磁盘…", edit: "编辑", remove: "删除",
   start: "开机", shutdown: "关机", shutoff: "强制断电", cancel: "取消", close: "关闭", back: "返回",
   now: "当前状态", running: "运行中", nowEmpty: "暂无快照", changed: "已更改 {size}", since: "始于 {age}",
@@ -60,11 +63,12 @@ const ZH = {
   rollTitle: "回滚到“{name}”", rollLost: "将丢弃自“{from}”以来 {time} 的更改（{size}）。",
   rollNothing: "自“{from}”以来没有写入任何数据。", rollAll: "将丢弃写入其磁盘的所有数据（{size}）。",
   rollKeeps: "所有快照都会保留，无论新旧。", rollOff: "虚拟机将处于关机状态，磁盘和配置恢复到当时。",
-  rollMemory: "从内存恢复客户机，回到当时的运行状态", rollMemoryNone: "此快照不含内存：虚拟机将关机。",
+  rollMemory: "从内存恢复客户机，回到当时的运行状态", rollMemoryNone: "此快照不含内存。",
+  rollMemoryFailed: "其内存未能保存。", rollMemorySaving: "其内存仍在保存中：在此之前回滚会被拒绝。",
   deleteTitle: "删除“{name}”？", deleteOthers: "虚拟机的其他状态不会改变。", deleteMerge: "需先合并磁盘 {disk} 的 {size} 数据；虚拟机可继续运行。",
   deleteNoMerge: "无需合并。", deleteFrees: "至少释放 {size}。", deleteRefused: "现在无法删除：",
   editTitle: "描述“{name}”", save: "保存", disksTitle: "将单个磁盘回滚到“{name}”", disksHint: "仅在虚拟机关机时可用。其他磁盘保持不变。",
-  disksNone: "请至少选择一个磁盘。", disksOff: "请先关闭虚拟机。",
+  disksNone: "请至少选择一个磁盘。", disksOff: "请先关闭虚拟机。", disksLost: "所选磁盘自最近一次快照或回滚以来写入的数据将被丢弃。",
   working: "进行中的操作", recent: "最近的操作", noTasks: "还没有任何操作。", left: "剩余 {time}", cancelWork: "取消{what}",
   dismiss: "关闭", details2: "详情", request: "请求", loading: "加载中…", again: "重试", away: "连接中断，正在重试。",
   done: "{what}：完成", begun: "{what}…", more: "更早", notThere: "这里没有内容。", actsReader: "此密钥只能查看。",
@@ -75,6 +79,7 @@ const ZH = {
     done: "完成", refused: "被拒绝", undone: "已撤销", left: "未完成，将重试" },
   power: { running: "运行中", blocked: "运行中", paused: "已暂停", pmsuspend: "已挂起", shutdown: "正在关机", shutoff: "已关机",
     crashed: "已崩溃", nostate: "未知" },
+  actions: { noaction: "无", cloning: "克隆中", save: "创建快照", migrating: "迁移中", pending: "处理中", importing: "导入中", restoring: "回滚中" },
   units: { y: "年", mo: "个月", d: "天", h: "小时", min: "分钟", s: "秒" },
 };
 
@@ -82,7 +87,7 @@ const DICTIONARIES = { en: EN, zh: ZH };
 const kept = (name) => { try { return localStorage.getItem(name); } catch { return null; } };
 const keep = (name, value) => { try { localStorage.setItem(name, value); } catch { /* a browser that keeps nothing */ } };
 
-export let language = kept("language") ?? (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en");
+export let language = DICTIONARIES[kept("language")] ? kept("language") : (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en");
 export let theme = kept("theme") ?? "auto";
 
 export function setLanguage(chosen) { language = chosen; keep("language", chosen); show(); }
