@@ -8,7 +8,7 @@ from contextlib import closing
 from importlib.resources import files
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from browser.conftest import PHONE, OpenTab
 from stillframe.adapters.metadata.database import open_metadata
@@ -193,6 +193,37 @@ def test_a_thousand_snapshots_are_folded_found_opened_and_walked(machines: tuple
     page.mouse.up()
     page.wait_for_function(f"{transform} !== {json.dumps(before)}")
     one.picture("console-thousand-unfolded")
+
+
+def test_what_is_found_in_a_folded_run_is_shown_when_it_is_unfolded_and_not_before(
+    machines: tuple[Vm, Vm], tab: OpenTab
+) -> None:
+    """Another answer, asked for before, may come first."""
+    _, large = machines
+    one = tab(large.service)
+    one.sign_in()
+    page = one.open(large)
+    folded = page.get_by_role("treeitem").count()
+    held: list[Route] = []
+    page.route("**/v1/stillframe/vm/overview?*", lambda route: held.append(route))  # noqa: PLW0108 -- Playwright counts its arguments
+    page.locator("g.item.folded").first.dispatch_event("click")
+    _await_held(page, held, 1)
+    page.get_by_label("Find a snapshot").fill("nightly 0512")
+    held[0].continue_()
+    _await_held(page, held, 2)
+    assert page.get_by_role("treeitem").count() > folded
+    expect(page.locator("aside.details h2")).to_have_text("Details")
+    held[1].continue_()
+    expect(page.locator("aside.details h2")).to_have_text("nightly 0512")
+    expect(page.get_by_role("treeitem", name="nightly 0512")).to_be_in_viewport()
+
+
+def _await_held(page: Page, held: list[Route], count: int) -> None:
+    for _ in range(200):
+        if len(held) >= count:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{len(held)} requests came, not {count}")
 
 
 def test_the_language_and_the_theme_are_kept(machines: tuple[Vm, Vm], tab: OpenTab) -> None:

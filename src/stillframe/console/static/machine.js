@@ -20,7 +20,7 @@ export function machinePage(main, { argument: uuid, mayAct }) {
   const recent = h("ul", { class: "tasks" });
   const tree = treeView({
     onChoose: describe,
-    onOpen: (key, then = "") => { opened.push(key); wanted = then || key; refresh(); },
+    onOpen: (key, then = "") => { opened = [...opened, key]; wanted = then || key; refresh(); },
     onFold: (wish) => { folded = wish; opened = []; refresh(); },
   });
   working.hidden = true;
@@ -42,6 +42,7 @@ export function machinePage(main, { argument: uuid, mayAct }) {
 
   async function load() {
     await attempt("", async () => {
+      const asked = opened;
       let found = await api.overview(uuid, folded ?? false, opened);
       if (folded === null) {
         folded = found.snapshots.length >= FOLD_FROM;
@@ -51,7 +52,8 @@ export function machinePage(main, { argument: uuid, mayAct }) {
       data = found;
       head();
       tree.show(data, folded);
-      if (wanted) { const key = wanted; wanted = ""; if (data.snapshots.some((one) => one.uuid === key)) tree.choose(key); }
+      // an answer that was asked for before the run was opened has it folded still
+      if (wanted && asked === opened) { const key = wanted; wanted = ""; if (data.snapshots.some((one) => one.uuid === key)) tree.choose(key); }
       describe(data.snapshots.find((one) => one.uuid === tree.chosen) ?? null);
     });
   }
