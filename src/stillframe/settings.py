@@ -155,7 +155,10 @@ class Settings(BaseSettings):
         "on at the next start.",
     )
     metrics_open: bool = Field(
-        False, description="Show /metrics without a key to who asks from this machine itself, not through a proxy."
+        False,
+        description="Show /metrics without a key to who asks from this machine itself, not through a proxy. A proxy on this "
+        "machine that rewrites Host to a loopback name and adds no X-Forwarded-For, as nginx does unless it is told "
+        "otherwise, cannot be told from that: it has to pass both on, or to refuse /metrics.",
     )
     log_format: Literal["human", "json"] = Field(
         "human", description='Lines of the service\'s own log: "human", or "json", one object a line.'
