@@ -309,6 +309,18 @@ def test_show(run: Run, state: Path, door: DoorClient) -> None:
     assert "why?[2J" in facts
 
 
+def test_a_size_that_could_not_be_measured_is_no_figure(run: Run, state: Path, door: DoorClient) -> None:
+    unmeasured = replace(an_overview().now, changed_bytes=None)
+    door.stub.outcomes["overview"] = replace(an_overview(), now=unmeasured)
+    door.stub.outcomes["consequences"] = replace(door.stub.outcomes["consequences"], now=unmeasured)
+    assert "changed    size not known since 2021-" in run("show", "测试", "--state", state).out
+    assert run("tree", "测试", "--state", state).out.endswith("● now: running, size of the changes not known\n")
+    with in_terminal(state, "rollback", VM, "origin") as terminal:
+        terminal.hear("(size not known)")
+        terminal.type("n\n")
+        assert terminal.end() == 1
+
+
 def _seen(parents: dict[str, str], head: str, **options: Any) -> Overview:
     """An overview of these snapshots (name -> parent), as the service would answer it."""
     from stillframe.http.links import Links  # noqa: PLC0415 -- the service's own side

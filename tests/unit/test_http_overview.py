@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from support.http_door import (
     SNAPSHOT,
     VM,
     DoorClient,
+    an_overview,
     as_envelope,
     must_fail,
     refused,
@@ -45,6 +47,16 @@ def test_an_overview_has_the_tree_with_sizes_and_places(door: DoorClient) -> Non
     assert [(item["key"], item["depth"], item["lane"]) for item in data["items"]] == [(SNAPSHOT, 0, 0), ("now", 1, 0)]
     assert data["now"] == {"head": SNAPSHOT, "since": 1631166673, "changed_bytes": 1 << 16}
     assert data["total_bytes"] == snapshot["disk_bytes"] + snapshot["memory"]["bytes"]
+
+
+def test_a_size_that_could_not_be_measured_is_null_and_said_so(door: DoorClient) -> None:
+    unmeasured = replace(NOW, changed_bytes=None)
+    door.stub.outcomes["overview"] = replace(an_overview(), now=unmeasured)
+    door.stub.outcomes["consequences"] = Consequences(unmeasured, "origin", None, (), 0)
+    assert door.get(OVERVIEW, **WHERE)["data"]["now"]["changed_bytes"] is None
+    assert door.get(CONSEQUENCES, **WHERE, name="origin")["data"]["rollback"]["changed_bytes"] is None
+    for language, words in (("en", "size not known"), ("zh", "大小未知")):
+        assert words in door.request("GET", PICTURE, params={**WHERE, "language": language}).text
 
 
 def test_folding_and_opening_arrive(door: DoorClient) -> None:
@@ -128,6 +140,8 @@ def test_a_picture_says_ages_sizes_folds_and_an_empty_tree() -> None:
     assert "10 snapshots" in words
     assert "2.0 KiB changed" in words
     assert "no snapshot yet" in draw(a_scene())
+    # what it descends from is gone, and others are there
+    assert "2.0 KiB changed" in draw(replace(a_scene(a_card(0)), head=""))
 
 
 def test_sizes_and_ages_are_said_by_their_largest_unit() -> None:

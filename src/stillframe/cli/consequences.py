@@ -39,12 +39,15 @@ def what_delete_does(client: Client, vm: str, snapshot: str) -> list[Words]:
 
 
 def _what_is_lost(told: RollbackConsequences, now: float) -> Words:
-    size = human_bytes(told.changed_bytes)
+    if told.changed_bytes is None:
+        size = Words("size not known", "大小未知")
+    else:
+        size = Words(human_bytes(told.changed_bytes), human_bytes(told.changed_bytes))
     base = Words(f'since "{told.stands_on}"', f"自“{told.stands_on}”以来") if told.stands_on else Words("", "")
     if told.since:
         age = human_time(max(0, int(now) - told.since))
-        return Words(f"{age} of changes {base.en} ({size})", f"{base.cn}{age} 的更改（{size}）")
-    return Words(f"all changes {base.en} ({size})", f"{base.cn}的全部更改（{size}）")
+        return Words(f"{age} of changes {base.en} ({size.en})", f"{base.cn}{age} 的更改（{size.cn}）")
+    return Words(f"all changes {base.en} ({size.en})", f"{base.cn}的全部更改（{size.cn}）")
 
 
 def _what_is_merged(told: DeleteConsequences) -> Words:

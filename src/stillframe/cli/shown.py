@@ -80,10 +80,15 @@ def drawn(seen: Overview, now_s: float) -> list[str]:
             lines.append("")  # what begins a tree of its own descends from nothing above
         if item.key == NOW:
             mark = "●" if seen.vm.state == "running" else "◌"
-            lines.append(f"{before}{mark} now: {seen.vm.state}, {human_bytes(seen.now.changed_bytes)} changed")
+            lines.append(f"{before}{mark} now: {seen.vm.state}, {_changed(seen)}")
         else:
             lines.append(f"{before}{_said([of[uuid] for uuid in item.uuids], now_s)}")
     return lines
+
+
+def _changed(seen: Overview) -> str:
+    changed = seen.now.changed_bytes
+    return "size of the changes not known" if changed is None else f"{human_bytes(changed)} changed"
 
 
 def _said(taken: list[OverviewSnapshot], now_s: float) -> str:
@@ -127,6 +132,7 @@ def _facts_of_vm(seen: Overview) -> list[tuple[str, str]]:
     vm, now = seen.vm, seen.now
     head = next((one.name for one in seen.snapshots if one.uuid == now.head), "")
     since = f" since {moment(now.since)}" if now.since else ""
+    size = "size not known" if now.changed_bytes is None else human_bytes(now.changed_bytes)
     return [
         ("name", vm.name),
         ("uuid", vm.uuid),
@@ -135,7 +141,7 @@ def _facts_of_vm(seen: Overview) -> list[tuple[str, str]]:
         ("tenant", vm.tenant),
         ("disks", ", ".join(vm.disks)),
         ("stands on", head),
-        ("changed", f"{human_bytes(now.changed_bytes)}{since}"),
+        ("changed", f"{size}{since}"),
         ("snapshots", f"{len(seen.snapshots)}, {human_bytes(seen.total_bytes)}"),
     ]
 

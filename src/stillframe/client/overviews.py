@@ -44,11 +44,13 @@ class OverviewItem(Record):
 
 
 class Now(Record):
-    """The current state: what it descends from, since when (Unix seconds; 0: not known), and what was written since."""
+    """The current state: what it descends from, since when (Unix seconds; 0: not known), and what was written since
+    (None: it could not be measured).
+    """
 
     head: str
     since: int
-    changed_bytes: int
+    changed_bytes: int | None
 
 
 class Overview(Record):

@@ -33,21 +33,23 @@ _THEMES = {"light": "", "dark": _DARK, "auto": f"@media (prefers-color-scheme: d
 
 _WORDS: dict[Language, dict[str, str]] = {
     "en": {"now": "current state", "title": "Snapshots of {}", "folded": "{} snapshots", "changed": "{} changed",
-           "memory": "with memory", "empty": "no snapshot yet"},
+           "unmeasured": "size not known", "memory": "with memory", "empty": "no snapshot yet"},
     "zh": {"now": "当前状态", "title": "{} 的快照", "folded": "{} 个快照", "changed": "已更改 {}",
-           "memory": "含内存", "empty": "暂无快照"},
+           "unmeasured": "大小未知", "memory": "含内存", "empty": "暂无快照"},
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn. ``at``: Unix seconds from which ages count; ``head``: the snapshot that now descends from, or ""."""
+    """What is drawn. ``at``: Unix seconds from which ages count; ``head``: the snapshot that now descends from, or "";
+    ``changed_bytes``: None where it is not known.
+    """
 
     name: str
     layout: Layout
     cards: Mapping[str, SnapshotCard]
     head: str
-    changed_bytes: int
+    changed_bytes: int | None
     is_running: bool
     at: float
 
@@ -85,7 +87,7 @@ def _edge(above: Item, item: Item) -> str:
 def _item(item: Item, scene: Scene, language: Language) -> str:
     words = _WORDS[language]
     if item.key == NOW:
-        more = words["changed"].format(size(scene.changed_bytes)) if scene.head else words["empty"]
+        more = _changed(scene, words)
         mark = '<circle class="now" cx="14" cy="21" r="5"/>' if scene.is_running else ""
         return _card(item, "now-item", words["now"], more, mark)
     card = scene.cards[item.uuids[0]]
@@ -100,6 +102,15 @@ def _item(item: Item, scene: Scene, language: Language) -> str:
         f'<circle class="memory" cx="14" cy="21" r="5"><title>{words["memory"]}</title></circle>' if has_memory else ""
     )
     return _card(item, "head" if card.uuid == scene.head else "", card.name, more, mark, full=True)
+
+
+def _changed(scene: Scene, words: Mapping[str, str]) -> str:
+    """What was written since; what descends from no snapshot may have some beside it all the same."""
+    if not scene.cards:
+        return words["empty"]
+    if scene.changed_bytes is None:
+        return words["unmeasured"]
+    return words["changed"].format(size(scene.changed_bytes))
 
 
 def _card(item: Item, css: str, first: str, second: str, mark: str, *, full: bool = False) -> str:

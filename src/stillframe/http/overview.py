@@ -105,7 +105,10 @@ class OverviewNow(BaseModel):
     since: Annotated[
         int, Field(description="When it began, with that snapshot or a rollback to it, Unix seconds; 0: not known.")
     ]
-    changed_bytes: Annotated[int, Field(description="What was written since, as its files occupy it.")]
+    changed_bytes: Annotated[
+        int | None,
+        Field(description="What was written since, as its files occupy it; null: they could not be measured."),
+    ]
 
 
 class OverviewData(BaseModel):
