@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib.resources import files
 from typing import Any
 
 import anyio
@@ -33,6 +35,7 @@ EVENTS = "/v1/stillframe/events"
 DELETE = "/v1/compute/vsd/snapshot/delete"
 COOKIE = {"Cookie": f"other=1; stillframe_session={TOKEN}"}
 OWN = {"X-Stillframe-Console": "1"}
+_STATIC = files("stillframe.console") / "static"
 
 
 @pytest.fixture
@@ -260,3 +263,20 @@ def test_streams_are_counted_and_end_when_the_service_stops(door: DoorClient, mo
     assert json.loads(answers[0])["scode"] == ErrorCase.TOO_BUSY.code
     assert [told(text)[-1][0] for text in answers[1:]] == ["end"] * 3
     assert as_envelope(door.request("GET", EVENTS, params={"wait_s": "0"}, key="x"))["scode"] != 0
+
+
+def test_every_word_of_the_console_is_said_in_both_languages_and_somewhere() -> None:
+    """By its name as a string: ``t("name")``, also where that is chosen between two."""
+    scripts = {name: (_STATIC / name).read_text("utf-8") for name in FILES if name.endswith(".js")}
+    english, rest = scripts["words.js"].split("const ZH = {")
+    chinese, code = rest.split("const DICTIONARIES")
+    words = _words_in(english)
+    assert words == _words_in(chinese)
+    assert len(words) > 100
+    used = "".join([code, *(text for name, text in scripts.items() if name != "words.js")])
+    assert [word for word in sorted(words) if f'"{word}"' not in used] == []
+
+
+def _words_in(dictionary: str) -> set[str]:
+    """The names of the words, without those of groups."""
+    return set(re.findall(r"(\w+): \"", re.sub(r"\w+: \{[^{}]*\}", "", dictionary.rsplit("= {", maxsplit=1)[-1])))

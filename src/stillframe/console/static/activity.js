@@ -1,7 +1,7 @@
 // Long work: what runs and how far it is, what was done, and why it failed.
 
 import * as api from "./api.js";
-import { button, h, replace } from "./dom.js";
+import { ageing, button, h, replace } from "./dom.js";
 import { attempt } from "./main.js";
 import { age, moment, one, said, size, t, time } from "./words.js";
 
@@ -37,7 +37,8 @@ export function runningRow(mayAct) {
 export const endedRow = (task, withMachine) => h("li", { class: `task ${task.state}` },
   h("div", { class: "head" }, h("strong", {}, withMachine ? `${task.compute_name}: ${what(task)}` : what(task)),
     h("span", { class: `outcome ${task.state}` }, one("states", task.state)),
-    h("time", { class: "soft", datetime: new Date(task.started_at * 1000).toISOString(), title: moment(task.started_at) }, age(task.started_at))),
+    ageing(h("time", { class: "soft", datetime: new Date(task.started_at * 1000).toISOString(), title: moment(task.started_at) }),
+      (element) => replace(element, age(task.started_at)))),
   task.error && h("p", { class: "desc" }, task.error));
 
 /** Keeps a list of running work as it is told. */

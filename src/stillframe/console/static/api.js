@@ -1,5 +1,7 @@
 // The service's own API: every answer is an envelope, and an error is its words.
 
+import { hearClock, said, t } from "./words.js";
+
 const SNAPSHOT = "/v1/compute/vsd/snapshot";
 
 /** Trouble in a line: no answer at all is one thing, and what the service says of its own another. */
@@ -12,6 +14,17 @@ export class Failure extends Error {
     this.message_cn = envelope.message_cn;
     this.desc = envelope.desc;
     this.requestId = requestId;
+  }
+}
+
+/** Some disks of several were not rolled back: each is named, with its own words. */
+export class DisksFailure extends Failure {
+  constructor(done, failed) {
+    const names = { done: done.join(", "), failed: failed.map((one) => one.disk).join(", ") };
+    const message = t(done.length ? "disksPartly" : "disksNoneDone", names);
+    super({ scode: failed[0].scode, message, message_cn: message,
+      desc: failed.map((one) => `${one.disk}: ${said(one)}${one.desc && ` (${one.desc})`}`).join("\n") }, "");
+    this.done = done;
   }
 }
 
@@ -37,6 +50,7 @@ async function call(method, path, { query, body } = {}) {
       headers: { "X-Stillframe-Console": "1", ...(body ? { "Content-Type": "application/json" } : {}) },
       body: body ? JSON.stringify(body) : undefined,
     });
+    hearClock(answer.headers.get("Date"));
     envelope = await answer.json();
   } catch (error) {
     throw new Failure({ ...AWAY, desc: String(error.message ?? error) }, "");
@@ -85,7 +99,7 @@ export function picture(url) {
 /** Tells `onState` what goes on, whenever it has changed; begins again by itself. Returns what ends it.
 
 A page that nobody sees listens to nothing: a browser has six connections to a service for all of its tabs together, and
-each stream holds one. */
+each stream holds one. Where one is refused, it is asked who is signed in: why, an event source cannot read. */
 export function listen(vm, onState, onTrouble) {
   let source = null, again, over = false;
   const open = () => {
@@ -103,8 +117,19 @@ export function listen(vm, onState, onTrouble) {
     });
     source.onerror = () => {
       onTrouble(new Failure({ ...AWAY, desc: "" }, ""));
-      if (source.readyState === EventSource.CLOSED) again = setTimeout(open, 3000);
+      if (source.readyState === EventSource.CLOSED) refused(source);
     };
+  };
+  const refused = async (which) => {
+    let isSignedOut = false;
+    try {
+      await who();
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      isSignedOut = error.scode === SIGNED_OUT;
+    }
+    if (over || source !== which) return;
+    if (isSignedOut) onSignedOut(); else again = setTimeout(open, 3000);
   };
   const close = () => { clearTimeout(again); source?.close(); };
   const turn = () => { close(); open(); };

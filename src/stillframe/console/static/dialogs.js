@@ -3,21 +3,23 @@
 import * as api from "./api.js";
 import { button, focusLike, h, replace } from "./dom.js";
 import { tell } from "./main.js";
-import { moment, said, size, t, time } from "./words.js";
+import { moment, now, said, size, t, time } from "./words.js";
 
-/** A dialog; `act` is called when it is confirmed, and what it throws is said in the dialog, which stays. */
+/** A dialog; `act` is called when it is confirmed, and what it throws is said in the dialog, which stays; so does one whose
+`act` returns words: they are said. */
 function ask(title, content, { confirm, kind = "main", act, width = "" }) {
   const problem = h("div", { role: "alert", class: "problem" });
   const opener = document.activeElement;
   const go = confirm ? h("button", { type: "submit", class: kind }, confirm) : null;
   const form = h("form", { method: "dialog", onsubmit: async (event) => {
     event.preventDefault();
-    if (!go || go.disabled) return;
+    if (!go || go.disabled || go.hidden) return;
     go.disabled = true;
     replace(problem);
     try {
-      await act();
-      dialog.close();
+      const why = await act();
+      // what a call answered is no word
+      if (typeof why === "string" && why) replace(problem, h("p", {}, h("strong", {}, why))); else dialog.close();
     } catch (error) {
       if (!(error instanceof api.Failure)) throw error;
       // who has left the dialog meanwhile has not taken back what was asked for
@@ -37,6 +39,26 @@ function ask(title, content, { confirm, kind = "main", act, width = "" }) {
   document.body.append(dialog);
   dialog.showModal();
   return { dialog, go };
+}
+
+// a guest that runs writes on while it is read: what is more than this is news
+const grown = (before, after) => (before === null || after === null ? before !== after : after > 2 * before + (64 << 20));
+
+/** What an act costs, asked for once more when it is confirmed: where it is another by then, perhaps because of somebody
+else, that is shown, and nothing is done before it is confirmed as well. `tell` says what it costs, in elements. */
+function weighed(first, again, differs, tell) {
+  let shown = first;
+  const box = h("div", {}, tell(shown));
+  const thenAct = (act) => async () => {
+    const fresh = await again();
+    // who has left meanwhile has confirmed nothing more
+    if (!box.isConnected) return "";
+    const before = shown;
+    shown = fresh;
+    replace(box, tell(shown));
+    return differs(before, fresh) ? t("costChanged") : act();
+  };
+  return { box, thenAct };
 }
 
 const check = (id, text, { checked = false, disabled = false } = {}) => {
@@ -65,7 +87,7 @@ function lost(back) {
   const bytes = size(back.changed_bytes);
   if (!back.stands_on) return t("rollAll", { size: bytes });
   if (!back.since) return t("rollAll", { size: bytes });
-  return t("rollLost", { time: time(Date.now() / 1000 - back.since), from: back.stands_on, size: bytes });
+  return t("rollLost", { time: time(now() - back.since), from: back.stands_on, size: bytes });
 }
 
 /** Why memory cannot be had; "": it can. */
@@ -75,31 +97,43 @@ function memoryLacks({ memory }) {
   return memory.status === "failed" ? t("rollMemoryFailed") : t("rollMemorySaving");
 }
 
-export async function askRollBack(vm, snapshot, run) {
-  const { rollback } = await api.consequences(vm.uuid, snapshot.name);
+export function askRollBack(vm, snapshot, cost, again, run) {
   const lacks = memoryLacks(snapshot), has = !lacks;
   const [memory, memoryRow] = check("memory", t("rollMemory"), { checked: has, disabled: !has });
   const off = h("p", {}, t("rollOff"));
   off.hidden = has;
   memory.addEventListener("change", () => { off.hidden = memory.checked; });
-  ask(t("rollTitle", { name: snapshot.name }), [
-    h("p", { class: "warn" }, lost(rollback)), h("p", {}, t("rollKeeps")), memoryRow, !has && h("p", { class: "soft" }, lacks), off,
-  ], { confirm: t("rollBack"), kind: "danger", act: () => run(memory.checked) });
+  const { box, thenAct } = weighed(cost, again, ({ rollback: before }, { rollback: after }) =>
+    before.head !== after.head || before.since !== after.since || grown(before.changed_bytes, after.changed_bytes),
+  ({ rollback }) => h("p", { class: "warn" }, lost(rollback)));
+  ask(t("rollTitle", { vm: vm.name, name: snapshot.name }), [
+    box, h("p", {}, t("rollKeeps")), memoryRow, !has && h("p", { class: "soft" }, lacks), off,
+  ], { confirm: t("rollBack"), kind: "danger", act: thenAct(() => run(memory.checked)) });
 }
 
-export async function askRemove(vm, snapshot, run) {
-  const { delete: cost } = await api.consequences(vm.uuid, snapshot.name);
-  if (!cost.allowed) {
-    ask(t("deleteTitle", { name: snapshot.name }), [
-      h("p", {}, t("deleteRefused")), h("p", { class: "warn" }, said(cost)), h("p", { class: "desc" }, cost.desc),
-    ], {});
-    return;
-  }
-  ask(t("deleteTitle", { name: snapshot.name }), [
+function costOfRemoval({ delete: cost }) {
+  if (!cost.allowed) return [h("p", {}, t("deleteRefused")), h("p", { class: "warn" }, said(cost)), h("p", { class: "desc" }, cost.desc)];
+  return [
     h("p", {}, t("deleteOthers")),
     cost.merges.length ? cost.merges.map((merge) => h("p", {}, t("deleteMerge", { size: size(merge.bytes), disk: merge.disk }))) : h("p", {}, t("deleteNoMerge")),
     cost.freed_bytes > 0 && h("p", {}, t("deleteFrees", { size: size(cost.freed_bytes) })),
-  ], { confirm: t("remove"), kind: "danger", act: run });
+  ];
+}
+
+const removalDiffers = ({ delete: before }, { delete: after }) => before.allowed !== after.allowed
+  || before.freed_bytes !== after.freed_bytes || before.merges.length !== after.merges.length
+  || before.merges.some((merge, i) => merge.disk !== after.merges[i].disk || grown(merge.bytes, after.merges[i].bytes));
+
+export function askRemove(vm, snapshot, cost, again, run) {
+  const title = t("deleteTitle", { vm: vm.name, name: snapshot.name });
+  if (!cost.delete.allowed) { ask(title, costOfRemoval(cost), {}); return; }
+  let go = null;
+  const { box, thenAct } = weighed(cost, again, removalDiffers, (seen) => {
+    // what may not be done by now is not offered
+    if (go) go.hidden = !seen.delete.allowed;
+    return costOfRemoval(seen);
+  });
+  ({ go } = ask(title, box, { confirm: t("remove"), kind: "danger", act: thenAct(run) }));
 }
 
 export function askEdit(snapshot, run) {
@@ -110,15 +144,23 @@ export function askEdit(snapshot, run) {
   description.focus();
 }
 
-export async function askDisks(vm, snapshot, run) {
-  const disks = (await api.snapshot(vm.uuid, snapshot.name)).disk_snapshot_list;
+export function askDisks(vm, snapshot, disks, run) {
   const off = vm.state === "shutoff";
   const rows = disks.map((disk) => [disk, ...check(`disk-${disk.DiskDrive}`, disk.DiskDrive, { disabled: !off })]);
   const none = h("p", { class: "soft" }, t("disksNone"));
-  const { go } = ask(t("disksTitle", { name: snapshot.name }), [
+  const act = async () => {
+    try {
+      await run(rows.filter(([, input]) => input.checked).map(([disk]) => disk));
+    } catch (error) {
+      // what is done is not done once more with what failed
+      for (const [disk, input] of rows) if (error.done?.includes(disk.DiskDrive)) input.checked = false;
+      throw error;
+    }
+  };
+  const { go } = ask(t("disksTitle", { vm: vm.name, name: snapshot.name }), [
     h("p", { class: "warn" }, t("disksLost")), h("p", {}, t("disksHint")), !off && h("p", { class: "warn" }, t("disksOff")),
     h("fieldset", {}, h("legend", {}, t("disks")), rows.map(([, , row]) => row)), none,
-  ], { confirm: t("rollBack"), kind: "danger", act: () => run(rows.filter(([, input]) => input.checked).map(([disk]) => disk)) });
+  ], { confirm: t("rollBack"), kind: "danger", act });
   const enable = () => { go.disabled = !rows.some(([, input]) => input.checked); none.hidden = !go.disabled; };
   for (const [, input] of rows) input.addEventListener("change", enable);
   enable();

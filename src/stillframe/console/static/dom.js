@@ -31,6 +31,15 @@ export function focusLike(gone, parent, otherwise = null) {
   ([...parent.querySelectorAll(gone.localName)].find((one) => alike(one, gone)) ?? otherwise)?.focus({ preventScroll: true });
 }
 
+/** An element whose words grow old without anything being asked: `fill` writes them, now and each minute. */
+export function ageing(element, fill) {
+  element.classList.add("ages");
+  element.fillAge = () => fill(element);
+  element.fillAge();
+  return element;
+}
+setInterval(() => { for (const element of document.querySelectorAll(".ages")) element.fillAge(); }, 60_000);
+
 /** `replace`, where somebody may stand with the keyboard: they stay where they were. */
 export function refill(parent, ...children) {
   const held = document.activeElement;

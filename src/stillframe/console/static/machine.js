@@ -3,16 +3,18 @@
 import { endedRow, workList, ACTIVE } from "./activity.js";
 import * as api from "./api.js";
 import { askDisks, askEdit, askOff, askRemove, askRollBack, askTake, enlarge } from "./dialogs.js";
-import { button, h, refill, replace } from "./dom.js";
+import { ageing, button, h, refill, replace } from "./dom.js";
 import { attempt, tell } from "./main.js";
 import { treeView } from "./tree.js";
 import { age, moment, one, said, size, t } from "./words.js";
 
 const FOLD_FROM = 40; // snapshots
 const REFRESH_MS = 30 * 60 * 1000; // links to pictures expire
+const AGAIN_MS = 3000;
+const OPENED_MAX = 200; // folded runs that the service lets one have unfolded at once
 
 export function machinePage(main, { argument: uuid, mayAct }) {
-  let data = null, folded = null, opened = [], told = "", wanted = "", ended = false, asking = null, again = false;
+  let data = null, folded = null, opened = [], told = "", wanted = "", ended = false, asking = null, again = false, trying, failing = null, left = false;
   const title = h("h1"), state = h("span", { class: "state" }), facts = h("p", { class: "soft" });
   const power = h("div", { class: "row" }), trouble = h("p", { class: "problem", role: "status" });
   const details = h("aside", { class: "details", "aria-label": t("details") });
@@ -20,7 +22,7 @@ export function machinePage(main, { argument: uuid, mayAct }) {
   const recent = h("ul", { class: "tasks" });
   const tree = treeView({
     onChoose: describe,
-    onOpen: (key, then = "") => { opened = [...opened, key]; wanted = then || key; refresh(); },
+    onOpen: (key, then = "") => { opened = [...opened, key].slice(-OPENED_MAX); wanted = then || key; refresh(); },
     onFold: (wish) => { folded = wish; opened = []; refresh(); },
   });
   working.hidden = true;
@@ -34,14 +36,17 @@ export function machinePage(main, { argument: uuid, mayAct }) {
 
   /** Once more, and once more behind that for whoever asked meanwhile. */
   async function refresh() {
+    if (ended) return;
     if (asking) { again = true; return asking; }
     asking = load();
     try { await asking; } finally { asking = null; }
     if (again && !ended) { again = false; await refresh(); }
   }
 
+  /** One that fails is tried again, for what it would have shown may not be told of once more; it is said once. */
   async function load() {
-    await attempt("", async () => {
+    clearTimeout(trying);
+    try {
       const asked = opened;
       let found = await api.overview(uuid, folded ?? false, opened);
       if (folded === null) {
@@ -55,7 +60,14 @@ export function machinePage(main, { argument: uuid, mayAct }) {
       // an answer that was asked for before the run was opened has it folded still
       if (wanted && asked === opened) { const key = wanted; wanted = ""; if (data.snapshots.some((one) => one.uuid === key)) tree.choose(key); }
       describe(data.snapshots.find((one) => one.uuid === tree.chosen) ?? null);
-    });
+      failing?.remove();
+      failing = null;
+    } catch (error) {
+      if (!(error instanceof api.Failure)) throw error;
+      if (left) return;
+      failing ??= tell("", { error });
+      if (!ended) trying = setTimeout(refresh, AGAIN_MS);
+    }
   }
 
   function head() {
@@ -86,7 +98,8 @@ export function machinePage(main, { argument: uuid, mayAct }) {
     if (!snapshot) { replace(details, h("h2", {}, t("details")), h("p", { class: "soft" }, t("choose"))); return; }
     const above = data.snapshots.find((one) => one.uuid === snapshot.parent);
     const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
-    const many = data.vm.disks.length > 1 ? button(t("rollBackDisks"), () => opening(() => askDisks(data.vm, snapshot, (disks) => rollingDisks(snapshot, disks)))) : null;
+    const many = data.vm.disks.length > 1 ? button(t("rollBackDisks"), () => opening(() => api.snapshot(uuid, snapshot.name),
+      ({ disk_snapshot_list: disks }) => askDisks(data.vm, snapshot, disks, (chosen) => rollingDisks(snapshot, chosen)))) : null;
     refill(details,
       h("h2", {}, snapshot.name),
       data.now.head === snapshot.uuid && h("p", { class: "head-mark" }, t("headMark")),
@@ -94,22 +107,27 @@ export function machinePage(main, { argument: uuid, mayAct }) {
         h("img", { src: api.picture(snapshot.screenshot_url), alt: "", loading: "lazy" })),
       h("dl", {},
         snapshot.description && fact(t("description"), snapshot.description),
-        fact(t("taken"), h("time", { datetime: new Date(snapshot.ctime * 1000).toISOString() }, `${moment(snapshot.ctime)} (${age(snapshot.ctime)})`)),
+        fact(t("taken"), ageing(h("time", { datetime: new Date(snapshot.ctime * 1000).toISOString() }),
+          (element) => replace(element, `${moment(snapshot.ctime)} (${age(snapshot.ctime)})`))),
         fact(t("disks"), t("onDisk", { size: size(snapshot.disk_bytes) })),
         fact(t("memory"), memoryOf(snapshot.memory)),
         fact(t("parent"), above ? above.name : t("root")),
         fact("uuid", h("code", {}, snapshot.uuid))),
       mayAct && h("div", { class: "row" },
-        button(t("rollBack"), () => opening(() => askRollBack(data.vm, snapshot, (memory) => rolling(snapshot, memory))), { kind: "main" }),
+        button(t("rollBack"), () => opening(costs(snapshot), (cost) => askRollBack(data.vm, snapshot, cost, costs(snapshot), (memory) => rolling(snapshot, memory))), { kind: "main" }),
         many,
         button(t("edit"), () => askEdit(snapshot, async (text) => { await api.edit(uuid, snapshot.name, text); refresh(); })),
-        button(t("remove"), () => opening(() => askRemove(data.vm, snapshot, () => removing(snapshot))), { kind: "danger" })));
+        button(t("remove"), () => opening(costs(snapshot), (cost) => askRemove(data.vm, snapshot, cost, costs(snapshot), () => removing(snapshot))), { kind: "danger" })));
   }
 
   // --- what can be done -----------------------------------------------------------------------------------------
 
-  /** A dialog that first asks the service what it would cost. */
-  const opening = (open) => attempt("", open);
+  /** A dialog that needs to know something first; whoever has left the page meanwhile is asked nothing. */
+  const opening = (ask, open) => attempt("", async () => {
+    const known = await ask();
+    if (!ended && !document.querySelector("dialog[open]")) open(known);
+  });
+  const costs = (snapshot) => () => api.consequences(uuid, snapshot.name);
 
   async function taking(name, description, memory) {
     await api.take(uuid, name, description, memory);
@@ -127,10 +145,12 @@ export function machinePage(main, { argument: uuid, mayAct }) {
   const removing = (snapshot) => goingOn(`${t("remove")} “${snapshot.name}”`, () => api.remove(uuid, snapshot.name));
 
   async function rollingDisks(snapshot, disks) {
-    const outcome = await api.rollBackDisks(uuid, disks);
-    const failed = outcome.results.find((result) => result.scode !== 0);
+    const { results } = await api.rollBackDisks(uuid, disks);
     refresh();
-    if (failed) throw new api.Failure(failed, "");
+    // in the order in which they were asked for
+    const all = results.map((result, i) => ({ ...result, disk: disks[i].DiskDrive }));
+    const failed = all.filter((one) => one.scode !== 0), done = all.filter((one) => one.scode === 0).map((one) => one.disk);
+    if (failed.length) throw new api.DisksFailure(done, failed);
     tell(t("done", { what: `${t("rollBackDisks")} “${snapshot.name}”` }));
   }
 
@@ -154,6 +174,7 @@ export function machinePage(main, { argument: uuid, mayAct }) {
     working.hidden = true;
     tree.element.remove();
     tree.end();
+    clearTimeout(trying);
     ended = true;
   }
 
@@ -161,5 +182,5 @@ export function machinePage(main, { argument: uuid, mayAct }) {
   const stop = api.listen(uuid, hear, troubled);
   const timer = setInterval(refresh, REFRESH_MS);
   refresh();
-  return () => { ended = true; stop(); clearInterval(timer); tree.end(); };
+  return () => { ended = left = true; stop(); clearInterval(timer); clearTimeout(trying); failing?.remove(); tree.end(); };
 }

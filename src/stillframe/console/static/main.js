@@ -12,7 +12,8 @@ const app = document.getElementById("app");
 const notices = h("div", { class: "notices", role: "region", "aria-live": "polite", "aria-label": "Stillframe" });
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 let leave = () => {};
-let viewer = null;
+let viewer = null, isBegun = false, retry;
+const AGAIN_MS = 3000;
 
 /** Something to read; an error stays until it is dismissed, and says what the service says. */
 export function tell(text, { error = null } = {}) {
@@ -90,6 +91,32 @@ function signInPage() {
   key.focus();
 }
 
+/** Who cannot be told who they are is not signed out: it is asked again, until there is an answer. */
+async function begin() {
+  clearTimeout(retry);
+  try {
+    viewer = await api.who();
+  } catch (error) {
+    if (!(error instanceof api.Failure)) throw error;
+    if (isBegun) return;
+    if (error.scode !== api.SIGNED_OUT) { unansweredPage(error); return; }
+  }
+  if (isBegun) return;
+  isBegun = true;
+  draw();
+}
+
+function unansweredPage(error) {
+  clearTimeout(retry);
+  retry = setTimeout(begin, AGAIN_MS);
+  const why = h("div", { role: "alert" }, h("p", {}, h("strong", {}, words.said(error))), error.desc && h("p", { class: "desc" }, error.desc));
+  // said once: who stands on the button stays there
+  if (document.querySelector("main.unanswered [role=alert]")?.textContent === why.textContent) return;
+  replace(app, h("main", { id: "main", class: "alone unanswered", tabindex: "-1" },
+    h("h1", {}, h("img", { src: "/console/icon.svg", alt: "", width: "40", height: "40" }), "Stillframe"),
+    why, button(t("again"), begin, { kind: "main" })), notices);
+}
+
 function route() {
   const [, name = "", argument = ""] = location.hash.split("/");
   if (name === "vm" && UUID.test(argument)) return ["machine", machinePage, argument];
@@ -112,11 +139,5 @@ function draw() {
 
 words.show();
 api.whenSignedOut(() => { viewer = null; draw(); });
-window.addEventListener("hashchange", () => { draw(); document.getElementById("main")?.focus(); });
-try {
-  viewer = await api.who();
-} catch (error) {
-  if (!(error instanceof api.Failure)) throw error;
-  if (error.scode !== api.SIGNED_OUT) tell("", { error });
-}
-draw();
+window.addEventListener("hashchange", () => { if (!isBegun) return; draw(); document.getElementById("main")?.focus(); });
+begin();

@@ -1,7 +1,7 @@
 // The tree as a picture that can be moved, searched and walked through by keys. The service says where everything stands.
 
 import { picture } from "./api.js";
-import { button, h, replace, s } from "./dom.js";
+import { ageing, button, h, replace, s } from "./dom.js";
 import { age, size, t } from "./words.js";
 
 const STEP_X = 268, STEP_Y = 84, WIDTH = 228, HEIGHT = 64, MARGIN = 28, THUMB = 72;
@@ -41,17 +41,23 @@ export function treeView({ onChoose, onOpen, onFold }) {
   }
 
   function cut(text, columns) {
-    let used = 0, position = 0;
-    for (const char of text) {
+    const chars = [...text];
+    let used = 0;
+    for (const [position, char] of chars.entries()) {
       used += char.codePointAt(0) > 0x2e7f ? 2 : 1;
-      if (used > columns) return `${text.slice(0, Math.max(position - 1, 1))}…`;
-      position += char.length;
+      if (used > columns) return `${chars.slice(0, Math.max(position - 1, 1)).join("")}…`;
     }
     return text;
   }
 
+  function changed() {
+    // what descends from none may have some beside it all the same
+    if (!seen.snapshots.length) return t("nowEmpty");
+    return seen.now.changed_bytes === null ? t("sizeUnknown") : t("changed", { size: size(seen.now.changed_bytes) });
+  }
+
   function label(item) {
-    if (item.key === NOW) return { first: t("now"), second: seen.now.head ? t("changed", { size: size(seen.now.changed_bytes) }) : t("nowEmpty") };
+    if (item.key === NOW) return { first: t("now"), second: changed() };
     const first = byUuid.get(item.uuids[0]);
     if (item.uuids.length > 1) {
       return { first: t("folded", { n: item.uuids.length }), second: `${cut(first.name, 10)} … ${cut(byUuid.get(item.uuids.at(-1)).name, 10)}` };
@@ -61,7 +67,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
   }
 
   function card(item) {
-    const { first, second } = label(item);
+    const { first } = label(item);
     const snapshot = item.uuids.length === 1 ? byUuid.get(item.key) : null;
     const isNow = item.key === NOW, isHead = snapshot !== null && item.key === seen.now.head;
     const runs = isNow && ["running", "blocked"].includes(seen.vm.state);
@@ -70,19 +76,25 @@ export function treeView({ onChoose, onOpen, onFold }) {
     if (runs) marks.push(s("circle", { class: "pulse", cx: WIDTH - 16, cy: 18, r: 6 }));
     if (isNow) marks.push(s("circle", { class: runs ? "dot on" : "dot", cx: WIDTH - 16, cy: 18, r: 6 }));
     if (snapshot?.memory) marks.push(s("path", { class: `chip ${snapshot.memory.status}`, d: `M${WIDTH - 24} 12h12v12h-12zM${WIDTH - 20} 8v4m4-4v4m-4 12v4m4-4v4` }));
-    const what = snapshot
+    const what = (second) => (snapshot
       ? [first, second, snapshot.memory ? t("withMemory") : t("withoutMemory"), snapshot.description, isHead ? t("headMark") : ""]
-      : isNow ? [first, runs ? t("running") : "", second] : [t("unfold", { n: item.uuids.length }), second];
+      : isNow ? [first, runs ? t("running") : "", second] : [t("unfold", { n: item.uuids.length }), second]).filter(Boolean).join(", ");
+    const below = s("text", { x: textX, y: 48, class: "soft" });
     const group = s("g", {
       role: "treeitem", class: ["item", isNow ? "now" : "", isHead ? "head" : "", snapshot || isNow ? "" : "folded"].join(" ").trim(),
-      "aria-level": item.depth + 1, "aria-label": what.filter(Boolean).join(", "), "aria-selected": "false", tabindex: "-1",
+      "aria-level": item.depth + 1, "aria-selected": "false", tabindex: "-1",
       transform: `translate(${place(item).x} ${place(item).y})`, "data-key": item.key,
     },
     s("rect", { class: "card", width: WIDTH, height: HEIGHT, rx: 9 }),
     snapshot?.screenshot_url ? s("rect", { class: "thumb", x: 8, y: 8, width: THUMB, height: HEIGHT - 16, rx: 3 }) : null,
     s("text", { x: textX, y: 28 }, cut(first, Math.floor((WIDTH - textX - (marks.length ? 28 : 10)) / 8.3))),
-    s("text", { x: textX, y: 48, class: "soft" }, cut(second, Math.floor((WIDTH - textX - 8) / 6))),
+    below,
     ...marks);
+    ageing(group, () => {
+      const { second } = label(item);
+      replace(below, cut(second, Math.floor((WIDTH - textX - 8) / 6)));
+      group.setAttribute("aria-label", what(second));
+    });
     group.addEventListener("click", () => act(item));
     group.addEventListener("focus", () => { focused = item.key; });
     return group;

@@ -7,29 +7,31 @@ const EN = {
   search: "Search", searchMachines: "Name or uuid", allStates: "All states", state: "State", name: "Name", tenant: "Tenant",
   work: "Work", noMachines: "No virtual machine matches.", nMachines: "{n} virtual machines",
   take: "Take snapshot", rollBack: "Roll back", rollBackDisks: "Single disks …", edit: "Edit", remove: "Delete",
-  start: "Start", shutdown: "Shut down", shutoff: "Power off", cancel: "Cancel", close: "Close", back: "Back",
-  now: "Current state", running: "running", nowEmpty: "no snapshot yet", changed: "{size} changed", since: "since {age}",
+  start: "Start", shutdown: "Shut down", shutoff: "Power off", cancel: "Cancel", close: "Close",
+  now: "Current state", running: "running", nowEmpty: "no snapshot yet", changed: "{size} changed", sizeUnknown: "size not known",
   snapshots: "{n} snapshots", total: "{size} in all", folded: "{n} snapshots", unfold: "Show {n} snapshots", foldAll: "Fold long runs",
   zoomIn: "Zoom in", zoomOut: "Zoom out", fit: "Show all", findSnapshot: "Find a snapshot", found: "{i} of {n}", notFound: "not found",
   tree: "Tree of snapshots", details: "Details", choose: "Choose a snapshot in the tree to see what it holds.",
-  description: "Description", taken: "Taken", size: "Size", disks: "Disks", memory: "Memory", onDisk: "{size} on disk",
+  description: "Description", taken: "Taken", disks: "Disks", memory: "Memory", onDisk: "{size} on disk",
   withMemory: "With memory", withoutMemory: "disks only", screenshot: "Screen at that moment", enlarge: "Enlarge the screen of {name}",
   memorySaving: "being saved, {n} %", memoryFailed: "not saved: {why}", memoryAvailable: "{size}", parent: "Descends from", root: "nothing: it is the first",
   headMark: "The current state descends from it.",
   takeTitle: "Take a snapshot of {vm}", takeName: "Name", takeMemory: "With running memory, to resume exactly here",
   takeMemoryOff: "The machine does not run: there is no memory to save.",
-  rollTitle: "Roll back to “{name}”", rollLost: "{time} of changes since “{from}” are thrown away ({size}).",
-  rollNothing: "Nothing has been written since “{from}”.", rollAll: "Everything that was written to its disks is thrown away ({size}).",
+  rollTitle: "Roll {vm} back to “{name}”", rollLost: "{time} of changes since “{from}” are thrown away ({size}).",
+  rollAll: "Everything that was written to its disks is thrown away ({size}).",
   rollKeeps: "Every snapshot stays, older and newer ones.", rollOff: "The machine ends shut off, with its disks and configuration as they were.",
   rollMemory: "Resume the guest from its memory, exactly where it was", rollMemoryNone: "This snapshot has no memory.",
   rollMemoryFailed: "Its memory could not be saved.", rollMemorySaving: "Its memory is still being saved: until then a rollback is refused.",
-  deleteTitle: "Delete “{name}”?", deleteOthers: "No other state of the machine changes.", deleteMerge: "{size} of disk {disk} have to be merged first; the machine may go on running.",
+  deleteTitle: "Delete “{name}” of {vm}?", deleteOthers: "No other state of the machine changes.", deleteMerge: "{size} of disk {disk} have to be merged first; the machine may go on running.",
   deleteNoMerge: "Nothing has to be merged.", deleteFrees: "At least {size} are freed.", deleteRefused: "It cannot be deleted now:",
-  editTitle: "Describe “{name}”", save: "Save", disksTitle: "Roll single disks back to “{name}”", disksHint: "Only while the machine is shut off. The other disks stay as they are.",
+  editTitle: "Describe “{name}”", save: "Save", disksTitle: "Roll single disks of {vm} back to “{name}”", disksHint: "Only while the machine is shut off. The other disks stay as they are.",
+  costChanged: "It is no longer as it was when you were asked. Read again what stands here, then decide.",
+  disksPartly: "Rolled back: {done}. Not rolled back: {failed}.", disksNoneDone: "Not rolled back: {failed}.",
   disksNone: "Choose at least one disk.", disksOff: "Shut the machine off first.", disksLost: "What was written to the chosen disks since the last snapshot or rollback is thrown away.",
   working: "Work in progress", recent: "Recent work", noTasks: "Nothing has been done yet.", left: "{time} left", cancelWork: "Cancel {what}",
-  dismiss: "Dismiss", details2: "Details", request: "Request", loading: "Loading …", again: "Try again", away: "No connection; trying again.",
-  done: "{what}: done", begun: "{what} …", more: "Older", notThere: "There is nothing here.", actsReader: "This key may only look.",
+  dismiss: "Dismiss", request: "Request", loading: "Loading …", again: "Try again", away: "No connection; trying again.",
+  done: "{what}: done", more: "Older", actsReader: "This key may only look.",
   ago: "{time} ago", justNow: "just now", confirmOff: "Power off {vm} at once? What the guest has not written is lost.",
   kinds: { create: "Snapshot", save_memory: "Saving memory", rollback: "Rollback", rollback_volume: "Disk rollback", delete: "Delete",
     modify: "Description", power: "Power", assign: "Assignment", doctor: "Repair", guest_create: "Guest made", forget: "Guest removed" },
@@ -49,29 +51,31 @@ const ZH = {
   search: "搜索", searchMachines: "名称或 uuid", allStates: "所有状态", state: "状态", name: "名称", tenant: "租户",
   work: "操作", noMachines: "没有符合条件的虚拟机。", nMachines: "{n} 台虚拟机",
   take: "创建快照", rollBack: "回滚", rollBackDisks: "单个磁盘…", edit: "编辑", remove: "删除",
-  start: "开机", shutdown: "关机", shutoff: "强制断电", cancel: "取消", close: "关闭", back: "返回",
-  now: "当前状态", running: "运行中", nowEmpty: "暂无快照", changed: "已更改 {size}", since: "始于 {age}",
+  start: "开机", shutdown: "关机", shutoff: "强制断电", cancel: "取消", close: "关闭",
+  now: "当前状态", running: "运行中", nowEmpty: "暂无快照", changed: "已更改 {size}", sizeUnknown: "大小未知",
   snapshots: "{n} 个快照", total: "共 {size}", folded: "{n} 个快照", unfold: "展开 {n} 个快照", foldAll: "折叠长链",
   zoomIn: "放大", zoomOut: "缩小", fit: "显示全部", findSnapshot: "查找快照", found: "第 {i} / {n} 个", notFound: "未找到",
   tree: "快照树", details: "详情", choose: "在树中选择一个快照以查看其内容。",
-  description: "描述", taken: "创建时间", size: "大小", disks: "磁盘", memory: "内存", onDisk: "占用 {size}",
+  description: "描述", taken: "创建时间", disks: "磁盘", memory: "内存", onDisk: "占用 {size}",
   withMemory: "含内存", withoutMemory: "仅磁盘", screenshot: "当时的屏幕", enlarge: "放大 {name} 的屏幕",
   memorySaving: "正在保存，{n} %", memoryFailed: "未保存：{why}", memoryAvailable: "{size}", parent: "源自", root: "无：它是第一个",
   headMark: "当前状态源自此快照。",
   takeTitle: "为 {vm} 创建快照", takeName: "名称", takeMemory: "包含运行内存，以便从此刻继续运行",
   takeMemoryOff: "虚拟机未运行，没有可保存的内存。",
-  rollTitle: "回滚到“{name}”", rollLost: "将丢弃自“{from}”以来 {time} 的更改（{size}）。",
-  rollNothing: "自“{from}”以来没有写入任何数据。", rollAll: "将丢弃写入其磁盘的所有数据（{size}）。",
+  rollTitle: "将 {vm} 回滚到“{name}”", rollLost: "将丢弃自“{from}”以来 {time} 的更改（{size}）。",
+  rollAll: "将丢弃写入其磁盘的所有数据（{size}）。",
   rollKeeps: "所有快照都会保留，无论新旧。", rollOff: "虚拟机将处于关机状态，磁盘和配置恢复到当时。",
   rollMemory: "从内存恢复客户机，回到当时的运行状态", rollMemoryNone: "此快照不含内存。",
   rollMemoryFailed: "其内存未能保存。", rollMemorySaving: "其内存仍在保存中：在此之前回滚会被拒绝。",
-  deleteTitle: "删除“{name}”？", deleteOthers: "虚拟机的其他状态不会改变。", deleteMerge: "需先合并磁盘 {disk} 的 {size} 数据；虚拟机可继续运行。",
+  deleteTitle: "删除 {vm} 的快照“{name}”？", deleteOthers: "虚拟机的其他状态不会改变。", deleteMerge: "需先合并磁盘 {disk} 的 {size} 数据；虚拟机可继续运行。",
   deleteNoMerge: "无需合并。", deleteFrees: "至少释放 {size}。", deleteRefused: "现在无法删除：",
-  editTitle: "描述“{name}”", save: "保存", disksTitle: "将单个磁盘回滚到“{name}”", disksHint: "仅在虚拟机关机时可用。其他磁盘保持不变。",
+  editTitle: "描述“{name}”", save: "保存", disksTitle: "将 {vm} 的单个磁盘回滚到“{name}”", disksHint: "仅在虚拟机关机时可用。其他磁盘保持不变。",
+  costChanged: "情况与询问时已不同，请重新阅读此处的内容后再决定。",
+  disksPartly: "已回滚：{done}。未回滚：{failed}。", disksNoneDone: "未回滚：{failed}。",
   disksNone: "请至少选择一个磁盘。", disksOff: "请先关闭虚拟机。", disksLost: "所选磁盘自最近一次快照或回滚以来写入的数据将被丢弃。",
   working: "进行中的操作", recent: "最近的操作", noTasks: "还没有任何操作。", left: "剩余 {time}", cancelWork: "取消{what}",
-  dismiss: "关闭", details2: "详情", request: "请求", loading: "加载中…", again: "重试", away: "连接中断，正在重试。",
-  done: "{what}：完成", begun: "{what}…", more: "更早", notThere: "这里没有内容。", actsReader: "此密钥只能查看。",
+  dismiss: "关闭", request: "请求", loading: "加载中…", again: "重试", away: "连接中断，正在重试。",
+  done: "{what}：完成", more: "更早", actsReader: "此密钥只能查看。",
   ago: "{time}前", justNow: "刚刚", confirmOff: "立即切断 {vm} 的电源？客户机尚未写入的数据将丢失。",
   kinds: { create: "创建快照", save_memory: "保存内存", rollback: "回滚", rollback_volume: "磁盘回滚", delete: "删除",
     modify: "修改描述", power: "电源", assign: "分配", doctor: "修复", guest_create: "创建客户机", forget: "删除客户机" },
@@ -108,7 +112,9 @@ export const one = (group, key) => DICTIONARIES[language][group][key] ?? key;
 /** The envelope's own words, in the chosen language. */
 export const said = (failure) => (language === "zh" ? failure.message_cn || failure.message : failure.message);
 
+/** What so many bytes are; null: nobody could measure them. */
 export function size(count) {
+  if (count === null) return t("sizeUnknown");
   let value = count;
   for (const unit of ["B", "KiB", "MiB", "GiB", "TiB"]) {
     if (Math.round(value * 10) / 10 < 1024 || unit === "TiB") return unit === "B" ? `${count} B` : `${value.toFixed(1)} ${unit}`;
@@ -132,8 +138,17 @@ export function time(seconds, units = 2) {
   return parts.join(" ");
 }
 
+// how far the service's clock is ahead of the browser's, which may be wrong: what is old is so by the service's
+let ahead = 0;
+export function hearClock(date) {
+  const at = Date.parse(date ?? "");
+  if (!Number.isNaN(at)) ahead = at - Date.now();
+}
+/** Unix seconds, by the service's clock. */
+export const now = () => (Date.now() + ahead) / 1000;
+
 export function age(at) {
-  const seconds = Date.now() / 1000 - at;
+  const seconds = now() - at;
   return seconds < 60 ? t("justNow") : t("ago", { time: time(seconds, 1) });
 }
 
