@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -11,17 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.tree import Node
 from stillframe.ports.metadata import Metadata, Transaction
-from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    pass
 
 VM = "0b6b2f0e-vm"
 OTHER_VM = "1c7c3f1f-vm"
@@ -39,22 +35,6 @@ ODD_NAMES = (
     "\U0010ffff",
 )
 ODD_TEXTS = ("\x00", "a\x00b\x1a0000c", "\ud800 \udfff", "\x1a", "长" * 100_000)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Metadata]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/stillframe.db"
-    else:
-        url = request.getfixturevalue("cluster").create_database()
-    with closing(open_metadata(url)) as opened:
-        yield opened
 
 
 def a_snapshot(name: str, *, vm_uuid: str = VM, parent: Snapshot | None = None, ctime: int = 1000) -> Snapshot:

@@ -24,51 +24,14 @@ from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import DiskSnapshot, Snapshot
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
-from support.postgres import PostgresCluster, private_postgres
+from support.postgres import PostgresCluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 VM = "0b6b2f0e-vm"
 SECRET = "hunter2-in-definition-xml"  # noqa: S105 — a made-up one, to look for in errors
 THREADS = 20
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/stillframe.db"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest) -> str:
-    if request.param == "sqlite":
-        return str(request.getfixturevalue("sqlite_url"))
-    return str(request.getfixturevalue("cluster").create_database())
-
-
-@pytest.fixture
-def metadata(url: str) -> Iterator[SqlMetadata]:
-    with closing(open_metadata(url)) as opened:
-        yield opened
-
-
-@pytest.fixture
-def on_sqlite(sqlite_url: str) -> Iterator[SqlMetadata]:
-    with closing(open_metadata(sqlite_url)) as opened:
-        yield opened
-
-
-@pytest.fixture
-def on_postgres(cluster: PostgresCluster) -> Iterator[SqlMetadata]:
-    with closing(open_metadata(cluster.create_database())) as opened:
-        yield opened
 
 
 def a_snapshot(name: str) -> Snapshot:
@@ -105,9 +68,9 @@ def fail_so_that_the_transaction_is_gone(tx: SqlTransaction) -> None:
 
 
 class TestOpening:
-    def test_the_cluster_uuid_is_drawn_once_even_by_a_race(self, url: str) -> None:
+    def test_the_cluster_uuid_is_drawn_once_even_by_a_race(self, empty_url: str) -> None:
         def opened_once(_number: int) -> str:
-            with closing(open_metadata(url)) as opened:
+            with closing(open_metadata(empty_url)) as opened:
                 return opened.cluster_uuid()
 
         with ThreadPoolExecutor(4) as pool:
@@ -373,8 +336,8 @@ class TestPostgres:
         assert password not in everything_said(failed.value)
 
     def test_another_encoding_is_refused(self, cluster: PostgresCluster) -> None:
-        with pytest.raises(Refused, match="LATIN1"):
-            open_metadata(cluster.create_database(encoding="LATIN1"))
+        with cluster.database(encoding="LATIN1") as url, pytest.raises(Refused, match="LATIN1"):
+            open_metadata(url)
 
     @staticmethod
     def break_writers(cluster: PostgresCluster) -> None:

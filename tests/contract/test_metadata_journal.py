@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
-from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.metadata import ACTIVE_STATES, Metadata, OperationRow, OperationState, Progress, Slot
-from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    pass
 
 VM = "0b6b2f0e-vm"
 OTHER_VM = "1c7c3f1f-vm"
 ENDED_STATES = tuple(state for state in OperationState if state not in ACTIVE_STATES)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Metadata]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/stillframe.db"
-    else:
-        url = request.getfixturevalue("cluster").create_database()
-    with closing(open_metadata(url)) as opened:
-        yield opened
 
 
 def an_operation(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from stillframe.adapters.metadata import open_metadata
+from stillframe.adapters.metadata import SqlMetadata
 from stillframe.domain.access import Role, parse_key
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.operations import keys, links
 from stillframe.operations.keys import KeySpec
 from stillframe.operations.world import Limits
-from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from stillframe.operations.world import World
 
@@ -34,23 +31,9 @@ class Clock:
         return self.at
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/stillframe.db"
-    return str(request.getfixturevalue("cluster").create_database())
-
-
 @pytest.fixture
-def world(url: str) -> Iterator[World]:
-    with closing(open_metadata(url)) as metadata:
-        yield cast("World", SimpleNamespace(metadata=metadata, now_s=Clock(), limits=Limits(link_lifetime_s=600)))
+def world(metadata: SqlMetadata) -> World:
+    return cast("World", SimpleNamespace(metadata=metadata, now_s=Clock(), limits=Limits(link_lifetime_s=600)))
 
 
 def set_clock(world: World, at: float) -> None:

@@ -19,33 +19,12 @@ from stillframe.adapters.metadata import SqlMetadata, open_metadata
 from stillframe.adapters.metadata.engines import make_engines
 from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.ports.log import LogFilter, LogLine
-from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 AT = 1_700_000_000
 EXACT = ("tenant", "vm_uuid", "who", "call", "snapshot", "operation_uuid", "scode")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/stillframe.db"
-    return str(request.getfixturevalue("cluster").create_database())
-
-
-@pytest.fixture
-def metadata(url: str) -> Iterator[SqlMetadata]:
-    with closing(open_metadata(url)) as opened:
-        yield opened
 
 
 def a_line(at: int = AT, **changes: Any) -> LogLine:
@@ -256,11 +235,10 @@ class TestAppendOnly:
             self.must_refuse(metadata, statement, "not removed")
         assert page(metadata) == lines[::-1]
 
-    def test_postgresql_cannot_empty_it_at_once(self, cluster: PostgresCluster) -> None:
-        with closing(open_metadata(cluster.create_database())) as metadata:
-            (line,) = appended(metadata, a_line())
-            self.must_refuse(metadata, "TRUNCATE operation_log", "not removed")
-            assert page(metadata) == [line]
+    def test_postgresql_cannot_empty_it_at_once(self, on_postgres: SqlMetadata) -> None:
+        (line,) = appended(on_postgres, a_line())
+        self.must_refuse(on_postgres, "TRUNCATE operation_log", "not removed")
+        assert page(on_postgres) == [line]
 
     @staticmethod
     def must_refuse(metadata: SqlMetadata, statement: str, why: str) -> None:
@@ -316,8 +294,8 @@ class TestPruning:
         assert prune(metadata, 10, 20) == 0
 
 
-def test_lines_of_an_earlier_version_get_names_of_their_own(url: str) -> None:
-    engines = make_engines(url, 30.0)
+def test_lines_of_an_earlier_version_get_names_of_their_own(empty_url: str) -> None:
+    engines = make_engines(empty_url, 30.0)
     columns = "at, who, address, tenant, call, vm_uuid, vm_name, mark, snapshot, scode, duration_ms, operation_uuid"
     with engines.writer.begin() as connection:
         config = Config(attributes={"connection": connection})
@@ -329,7 +307,7 @@ def test_lines_of_an_earlier_version_get_names_of_their_own(url: str) -> None:
                 f"VALUES ({at}, 'key-1', '::1', 't1', 'create', 'vm-1', '虚机', 'GCD', '升级前', 0, 12, 'o-1', '')"
             )
     engines.dispose()
-    with closing(open_metadata(url)) as metadata:
+    with closing(open_metadata(empty_url)) as metadata:
         second, first = page(metadata)
         assert (replace(first, uuid=""), replace(second, uuid="")) == (a_line(AT, uuid=""), a_line(AT + 1, uuid=""))
         assert first.uuid != second.uuid

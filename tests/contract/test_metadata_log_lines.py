@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 import pytest
 
-from stillframe.adapters.metadata import open_metadata
+from stillframe.adapters.metadata import SqlMetadata
 from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.operations.log import Attempt, LogQuery, begin_line, list_log, logged, write_begun_lines
 from stillframe.operations.refusals import Refusals, RefusedCall
 from stillframe.operations.requests import Caller
-from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from stillframe.operations.world import World
     from stillframe.ports.log import LogLine
 
@@ -33,21 +28,10 @@ TWO = Principal("2" * 12, Role.OPERATOR, "t2")
 VM = "9f1c0a52-0000-4000-8000-000000000001"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/stillframe.db"
-    else:
-        url = request.getfixturevalue("cluster").create_database()
-    with closing(open_metadata(url)) as metadata:
-        made = SimpleNamespace(metadata=metadata, now_s=lambda: float(AT), new_uuid=lambda: str(uuid4()))
-        yield cast("World", made)
+@pytest.fixture
+def world(metadata: SqlMetadata) -> World:
+    made = SimpleNamespace(metadata=metadata, now_s=lambda: float(AT), new_uuid=lambda: str(uuid4()))
+    return cast("World", made)
 
 
 def attempt(principal: Principal, call: str = "create", **known: str) -> Attempt:

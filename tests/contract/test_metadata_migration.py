@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -15,26 +14,11 @@ from stillframe.adapters.metadata import open_metadata
 from stillframe.adapters.metadata.engines import make_engines
 from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot
 from stillframe.ports.metadata import ACTIVE_STATES, OperationFilter, OperationRow, OperationState, Slot
-from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    pass
 
 VM = "0b6b2f0e-vm"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/stillframe.db"
-    return str(request.getfixturevalue("cluster").create_database())
 
 
 def insert(connection: sa.Connection, table: str, **values: Any) -> None:
@@ -93,11 +77,11 @@ def as_it_was(number: int, state: OperationState) -> OperationRow:
     )
 
 
-def test_operations_of_every_state_are_still_there(url: str) -> None:
-    make_revision_1(url)
+def test_operations_of_every_state_are_still_there(empty_url: str) -> None:
+    make_revision_1(empty_url)
     rows = [as_it_was(number, state) for number, state in enumerate(OperationState)]
     for _ in range(2):
-        with closing(open_metadata(url)) as metadata:
+        with closing(open_metadata(empty_url)) as metadata:
             assert metadata.cluster_uuid() == "the cluster"
             with metadata.read() as tx:
                 assert tx.journal.page(OperationFilter()) == rows[::-1]
@@ -106,9 +90,9 @@ def test_operations_of_every_state_are_still_there(url: str) -> None:
                 assert tx.journal.page(OperationFilter(cancel_requested=True)) == []
 
 
-def test_what_was_interrupted_can_be_finished(url: str) -> None:
-    make_revision_1(url)
-    with closing(open_metadata(url)) as metadata, metadata.write() as tx:
+def test_what_was_interrupted_can_be_finished(empty_url: str) -> None:
+    make_revision_1(empty_url)
+    with closing(open_metadata(empty_url)) as metadata, metadata.write() as tx:
         tx.journal.step_done("o-running", "publish", committed=True)
         tx.journal.set_state("o-running", OperationState.DONE, at=300)
         assert tx.journal.request_cancel("o-planning") is OperationState.PLANNING
@@ -116,8 +100,8 @@ def test_what_was_interrupted_can_be_finished(url: str) -> None:
         assert [row.uuid for row in tx.journal.page(OperationFilter(limit=1))] == ["new"]
 
 
-def test_snapshots_are_still_there_and_know_no_operation(url: str) -> None:
-    make_revision_1(url)
+def test_snapshots_are_still_there_and_know_no_operation(empty_url: str) -> None:
+    make_revision_1(empty_url)
     shared = {"vm_uuid": VM, "description": "", "tenant": "", "tenant_name": "", "namespace": "", "vm_detail": "{}"}
     shared |= {"definition_xml": "<domain/>", "definition_checksum": "blake3:0", "operation_uuid": ""}
     disk, memory = (
@@ -126,7 +110,7 @@ def test_snapshots_are_still_there_and_know_no_operation(url: str) -> None:
     )
     base: dict[str, Any] = {"uuid": "base", "name": "base", "seq": 1, "parent_uuid": None, "ctime": 1001}
     on_it: dict[str, Any] = {"uuid": "快照", "name": "快照", "seq": 2, "parent_uuid": "base", "ctime": 1002}
-    with closing(open_metadata(url)) as metadata:
+    with closing(open_metadata(empty_url)) as metadata:
         with metadata.read() as tx:
             assert tx.snapshots.of_vm(VM) == [
                 Snapshot(**shared, **base, disks=(disk,)),

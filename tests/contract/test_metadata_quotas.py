@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
-from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.quota import Demand, TenantLimits, Used
@@ -18,29 +16,11 @@ from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, M
 from stillframe.operations.quotas import reserve
 from stillframe.ports.metadata import Metadata, OperationRow, OperationState, Slot
 from stillframe.ports.quotas import Unmeasured
-from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    pass
 
 VM, OTHER_VM = "vm-1", "vm-2"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Metadata]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/stillframe.db"
-    else:
-        url = request.getfixturevalue("cluster").create_database()
-    with closing(open_metadata(url)) as opened:
-        yield opened
 
 
 def begin(metadata: Metadata, vm_uuid: str = VM, tenant: str = "t1", slot: Slot = Slot.EXCLUSIVE) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -11,35 +9,21 @@ from uuid import uuid4
 
 import pytest
 
-from stillframe.adapters.metadata import open_metadata
+from stillframe.adapters.metadata import SqlMetadata
 from stillframe.domain.access import Role
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.operations import keys, sessions
 from stillframe.operations.keys import KeySpec
 from stillframe.operations.world import World
-from support.postgres import PostgresCluster, private_postgres
 
 AT = 1_700_000_000
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/stillframe.db"
-    else:
-        url = request.getfixturevalue("cluster").create_database()
+@pytest.fixture
+def world(metadata: SqlMetadata) -> World:
     clock = SimpleNamespace(at=float(AT))
-    with closing(open_metadata(url)) as metadata:
-        made = SimpleNamespace(
-            metadata=metadata, now_s=lambda: clock.at, new_uuid=lambda: str(uuid4()), clock=clock, url=url
-        )
-        yield cast("World", made)
+    made = SimpleNamespace(metadata=metadata, now_s=lambda: clock.at, new_uuid=lambda: str(uuid4()), clock=clock)
+    return cast("World", made)
 
 
 def wait(world: World, seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -12,39 +11,18 @@ from uuid import uuid4
 
 import pytest
 
-from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.operations.tasks import TaskQuery, TaskState, list_tasks
 from stillframe.ports.metadata import ACTIVE_STATES, Metadata, OperationFilter, OperationRow, OperationState, Slot
-from support.postgres import PostgresCluster, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from stillframe.operations.world import World
 
 EVERYBODY = Principal("a0a0a0a0a0a0", Role.ADMINISTRATOR)
 VM = "0b6b2f0e-vm"
 OTHER_VM = "1c7c3f1f-vm"
 AT = 1_700_000_000
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with private_postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Metadata]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/stillframe.db"
-    else:
-        url = request.getfixturevalue("cluster").create_database()
-    with closing(open_metadata(url)) as opened:
-        yield opened
 
 
 def an_operation(
