@@ -26,7 +26,7 @@ DOMAIN = """
   <memory unit='MiB'>128</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{image}/vmlinuz</kernel><initrd>{image}/initrd.gz</initrd>
-    <cmdline>console=ttyS0 quiet mb=16 dirty=10</cmdline></os>
+    <cmdline>console=ttyS0 quiet no_timer_check mb=16 dirty=10</cmdline></os>
   <features><acpi/></features><cpu mode='maximum'/>
   <devices>
     <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>

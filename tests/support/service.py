@@ -301,9 +301,13 @@ class Vm:
         """Return when the witness has printed this many more ticks."""
         witness = self.witness()
         before = len(witness.ticks())
-        eventually(
-            lambda: len(witness.ticks()) >= before + count, f"{self.name} ticks {count} times", timeout_s=timeout_s
-        )
+        try:
+            eventually(
+                lambda: len(witness.ticks()) >= before + count, f"{self.name} ticks {count} times", timeout_s=timeout_s
+            )
+        except AssertionError as error:
+            came = len(witness.ticks()) - before
+            raise AssertionError(f"{error}; {came} came; its console ends with {witness.lines()[-20:]}") from None
 
 
 class Witness:
