@@ -83,13 +83,14 @@ def start(files: list[str], options: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def main(suite: str, options: list[str]) -> int:
+def run(lanes: dict[str, list[str]], options: list[str]) -> int:
+    """Every lane's files with these options of pytest's; the exit code."""
     end_in_order()
     running: dict[str, subprocess.Popen[str]] = {}
     shown: list[threading.Thread] = []
     try:
-        for lane, files in files_of(suite).items():
-            running[lane] = start(files, [*OPTIONS[suite], *options])
+        for lane, files in lanes.items():
+            running[lane] = start(files, options)
             shown.append(threading.Thread(target=show, args=(lane, running[lane].stdout)))
             shown[-1].start()
         for process in running.values():
@@ -107,4 +108,4 @@ def main(suite: str, options: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(run(files_of(sys.argv[1]), [*OPTIONS[sys.argv[1]], *sys.argv[2:]]))
