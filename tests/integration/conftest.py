@@ -7,7 +7,8 @@ no process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -74,9 +75,9 @@ class Shop:
         self.service = service
         self._free: dict[str, list[Lot]] = {}
 
-    def open(self) -> None:
+    def open(self, kinds: Mapping[str, int]) -> None:
         acts = []
-        for kind, count in KINDS.items():
+        for kind, count in kinds.items():
             for number in range(count):
                 one, xml = _define(self.service, kind, number)
                 acts.append(("define", xml))
@@ -90,14 +91,21 @@ class Shop:
         return self._free[kind].pop(0).vm(self.service)
 
 
-@pytest.fixture(scope="session")
-def shop() -> Iterator[Shop]:
+@contextmanager
+def open_shop(kinds: Mapping[str, int]) -> Iterator[Shop]:
+    """A service with so many VMs of each kind."""
     shop = Shop(Service())
     try:
-        shop.open()
+        shop.open(kinds)
         yield shop
     finally:
         shop.service.destroy()
+
+
+@pytest.fixture(scope="session")
+def shop() -> Iterator[Shop]:
+    with open_shop(KINDS) as shop:
+        yield shop
 
 
 @pytest.fixture(scope="session", autouse=True)

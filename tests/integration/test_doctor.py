@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from integration.conftest import Take, is_saving
+from integration.conftest import Shop, Take, is_saving, open_shop
 from stillframe.ports.metadata import OperationRow, OperationState, Slot
 from support import damage
 from support.damage import Expected
@@ -29,6 +29,13 @@ DOCTOR = "/v1/stillframe/doctor"
 REPAIR = "/v1/stillframe/doctor/repair"
 SHUT_OFF = 24
 DEPTH = 6  # of the branch that grows while doctor looks
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Shop]:
+    """Few VMs: doctor looks at every file of every one, and the session's service has more than a hundred."""
+    with open_shop({"one": 4, "raw": 1, "two": 1, "big": 1}) as shop:
+        yield shop
 
 
 @dataclass
