@@ -27,7 +27,7 @@ from support.struck import At
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
-SECONDS = float(os.environ.get("STILLFRAME_CROWD_S") or 20)
+SECONDS = float(os.environ.get("STILLFRAME_CROWD_S") or 6)
 OFF, LIVE, IN_FLIGHT, ROUNDS = 3, 2, 200, 3
 LOOKS = 10  # of each kind at each VM, all at the same time
 # what each VM is busy with: the call, the snapshot, and where the operation stands still
