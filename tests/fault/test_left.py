@@ -216,7 +216,7 @@ def test_a_vm_that_was_renamed_meanwhile_keeps_its_new_name(lab: Lab, phase: str
     vm = make_vm(lab.daemon, lab.service, f"old-name-{phase}", disks=1, size="1M")
     vm.create("base")
     before = (vm.disk_path(), head_checksums(vm))
-    interrupt(lab, vm, At("rollback", "define", phase), f"{SNAPSHOT}/rollback", name="base")
+    interrupt(lab.service, vm, At("rollback", "define", phase), f"{SNAPSHOT}/rollback", name="base")
     virsh(lab.daemon, "domrename", vm.name, f"new-name-{phase}")
     lab.service.start()
     settle(lab.service)
@@ -229,7 +229,7 @@ def test_a_vm_that_was_renamed_meanwhile_keeps_its_new_name(lab: Lab, phase: str
 def test_what_somebody_edited_meanwhile_is_not_taken_back_with_what_was_never_defined(lab: Lab) -> None:
     vm = make_vm(lab.daemon, lab.service, "edited", disks=1, size="1M")
     vm.create("base")
-    interrupt(lab, vm, At("rollback", "define", "before"), f"{SNAPSHOT}/rollback", name="base")
+    interrupt(lab.service, vm, At("rollback", "define", "before"), f"{SNAPSHOT}/rollback", name="base")
     virsh(lab.daemon, "setmaxmem", vm.name, "160M", "--config")
     lab.service.start()
     settle(lab.service)
@@ -240,7 +240,7 @@ def test_a_vm_that_was_undefined_meanwhile_does_not_come_back(lab: Lab, tmp_path
     service = lab.service
     vm = make_vm(lab.daemon, service, "undefined", disks=1, size="1M")
     vm.create("base")
-    interrupt(lab, vm, At("rollback", "define", "before"), f"{SNAPSHOT}/rollback", name="base")
+    interrupt(lab.service, vm, At("rollback", "define", "before"), f"{SNAPSHOT}/rollback", name="base")
     definition = virsh(lab.daemon, "dumpxml", "--security-info", vm.name)
     virsh(lab.daemon, "undefine", vm.name)
     service.start()
@@ -289,7 +289,9 @@ def test_a_plan_that_cannot_be_read_is_said_and_keeps_nobody_else(lab: Lab) -> N
     """As when an older version is started again over the unfinished work of a newer one."""
     service = lab.service
     vm, other = (make_vm(lab.daemon, service, name, disks=1, size="1M") for name in ("unread", "other"))
-    interrupt(lab, vm, At("create", "make durable", "before"), f"{SNAPSHOT}/create", name="new", domain_memory=False)
+    interrupt(
+        lab.service, vm, At("create", "make durable", "before"), f"{SNAPSHOT}/create", name="new", domain_memory=False
+    )
     ((operation, plan),) = rows(service, "SELECT uuid, plan FROM operations WHERE lock_key IS NOT NULL")
     set_plan(lab, operation, plan.replace("vm_was_running", "was_it_running"))
     service.start()
@@ -319,7 +321,7 @@ def test_a_state_that_libvirt_saved_meanwhile_can_still_come_back(lab: Lab, call
         vm.create("x")
     boots = len(vm.witness().boots())
     moment = At("create", "make durable", "before") if call == "create" else At("delete", "merge *: commit", "before")
-    interrupt(lab, vm, moment, f"{SNAPSHOT}/{call}", name="x")
+    interrupt(lab.service, vm, moment, f"{SNAPSHOT}/{call}", name="x")
     virsh(lab.daemon, "managedsave", vm.name)
     service.start()
     eventually(lambda: not under_way_on(lab, vm), "the recovery has had its turn")

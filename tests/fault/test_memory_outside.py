@@ -6,29 +6,22 @@ of different moments never come together, and no task says that the memory is ba
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.lab import Lab, boots, interrupt, last_task, open_lab, settle, virsh
+from support.lab import Lab, boots, interrupt, last_task, settle, virsh
 from support.ledger import check_census
 from support.refusal import must_refuse_post
 from support.service import SNAPSHOT, Vm
-from support.struck import At, Striker
+from support.struck import At
 
 pytestmark = pytest.mark.guest
 OFF = At("rollback", "power off", "noted")
 RESTORED = At("rollback", "restore memory", "acted")
 MOVE = At("rollback", "move the heads", "before")
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with contextlib.closing(Striker()) as striker, open_lab(striker) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -48,7 +41,7 @@ def vm(lab: Lab) -> Iterator[Vm]:
 
 
 def roll_back(lab: Lab, vm: Vm, at: At) -> None:
-    interrupt(lab, vm, at, f"{SNAPSHOT}/rollback", name="goal", domain_memory=True)
+    interrupt(lab.service, vm, at, f"{SNAPSHOT}/rollback", name="goal", domain_memory=True)
 
 
 def go_on(lab: Lab) -> None:

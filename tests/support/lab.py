@@ -73,12 +73,12 @@ def settle(service: Service) -> None:
         raise AssertionError(f"{error}: {rows(service, query)}") from None
 
 
-def interrupt(lab: Lab, vm: Vm, at: At, path: str, **body: Any) -> None:
+def interrupt(service: StruckService, vm: Vm, at: At, path: str, **body: Any) -> None:
     """The service dies at this moment of the call, and is not started again."""
-    lab.service.strike(kill=at)
-    assert lab.service.send(path, cluster_uuid="", compute_uuid=vm.uuid, **body) is None
-    lab.service.await_death()
-    lab.service.spare()
+    service.strike(kill=at)
+    assert service.send(path, cluster_uuid="", compute_uuid=vm.uuid, **body) is None
+    service.await_death()
+    service.spare()
 
 
 def last_task(vm: Vm) -> tuple[str, str]:
