@@ -60,11 +60,11 @@ def test_the_number_of_threads_does_not_matter(bench: MemoryBench, monkeypatch: 
     memory_uuid = bench.captured(
         *((at * MIB, os.urandom(MIB // 2)) for at in (0, 1, 3, 4, 6, 9)), length_bytes=10 * MIB
     )
-    found = set()
-    for threads in (1, 2, 3, 4, 7):
-        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
-        monkeypatch.setattr(sparse_checksum, "_MAX_THREADS", threads)
-        found.add(bench.store.seal(memory_uuid)[0])
+    # no more threads than cores, and a machine has as many as it has
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    found = {bench.store.seal(memory_uuid)[0]}
+    with bench.file(memory_uuid).open("rb") as file:
+        found |= {str(sparse_checksum.checksum_of(file.fileno(), max_threads=threads)) for threads in (1, 2, 3, 4, 7)}
     assert len(found) == 1
 
 

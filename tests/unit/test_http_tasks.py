@@ -6,12 +6,13 @@ import asyncio
 import threading
 from dataclasses import asdict
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from stillframe.http import door as door_module
+from stillframe.http.door import SPARE_ACTING_THREADS
 from stillframe.http.transport import OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
 from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
@@ -142,16 +143,14 @@ def test_a_long_batch_names_no_more_than_a_header_takes(door: DoorClient) -> Non
         ("/v1/stillframe/tenant/set", {"tenant": "t"}),
     ],
 )
-def test_what_ends_or_bounds_others_does_not_wait_for_them(
-    monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, str]
-) -> None:
+def test_what_ends_or_bounds_others_does_not_wait_for_them(path: str, body: dict[str, str]) -> None:
     """Every thread for mutating calls is taken."""
-    monkeypatch.setattr(door_module, "SPARE_ACTING_THREADS", 0)
     door = DoorClient(max_operations=1)
-    begun, may_end = threading.Event(), threading.Event()
+    threads = 1 + SPARE_ACTING_THREADS
+    begun, may_end = threading.Semaphore(0), threading.Event()
 
     def delete(*_arguments: Any) -> None:
-        begun.set()
+        begun.release()
         may_end.wait(60)
 
     door.stub.outcomes["delete"] = delete
@@ -161,13 +160,16 @@ def test_what_ends_or_bounds_others_does_not_wait_for_them(
         async with httpx.AsyncClient(
             transport=transport, base_url="http://door", headers={"ApiKey": ADMIN_KEY}
         ) as client:
-            deleting = asyncio.create_task(client.post(f"{BASE}/delete", json=identified(name="a")))
-            await asyncio.to_thread(begun.wait, 60)
+            bodies = [identified(name="a") | {"compute_uuid": str(uuid4())} for _ in range(threads)]
+            deleting = [asyncio.create_task(client.post(f"{BASE}/delete", json=one)) for one in bodies]
             try:
+                for _ in range(threads):
+                    assert await asyncio.to_thread(begun.acquire, timeout=60)
+                assert door.app.state.door.pools()["acting"].busy == threads
                 answered = await asyncio.wait_for(client.post(path, json=body), 30)
             finally:
                 may_end.set()
-                await deleting
+                await asyncio.gather(*deleting)
         scode: int = answered.json()["scode"]
         return scode
 
