@@ -14,16 +14,29 @@ from support.lab import Lab
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
+# Of the scenarios those that go through every step of every operation between them; a step that is in none of them fails the
+# first test. The others, which take other ways through the same steps, are struck by `make fault`.
+_ENOUGH = (
+    "create, disks, running",
+    "create, memory",
+    "rollback, memory",
+    "rollback, one disk",
+    "delete, live, below another",
+    "delete, live, a branch",
+    "delete of the VM",
+)
+_STRUCK = tuple(scenario for scenario in SCENARIOS if scenario.name in _ENOUGH)
 # by operation: what is struck here of each of its steps
 _CHOSEN = (Strike.KILLED_AFTER, Strike.UNDO_FAILED)
 
 
 @pytest.fixture(scope="module")
 def courses(lab: Lab) -> dict[str, Course]:
-    return {scenario.name: observe(lab, scenario) for scenario in SCENARIOS}
+    return {scenario.name: observe(lab, scenario) for scenario in _STRUCK}
 
 
 def test_every_step_of_every_operation_is_struck_by_some_scenario(courses: dict[str, Course]) -> None:
+    assert len(_STRUCK) == len(_ENOUGH), "a scenario has another name now"
     declared = {(kind, family) for kind, operation in OPERATIONS.items() for family in operation.families}
     seen = {(kind, step) for course in courses.values() for kind in OPERATIONS for step in course.steps(kind)}
     assert seen == declared
@@ -36,7 +49,7 @@ def test_every_step_of_every_operation_is_struck_by_some_scenario(courses: dict[
 def _choose(courses: dict[str, Course]) -> list[tuple[Scenario, Cell]]:
     chosen: list[tuple[Scenario, Cell]] = []
     met: set[tuple[Strike, str, str]] = set()
-    for scenario in SCENARIOS:
+    for scenario in _STRUCK:
         for cell in cells(scenario, courses[scenario.name]):
             what = (cell.strike, cell.at.kind, cell.at.step)
             if cell.strike in _CHOSEN and cell.at.step and what not in met:
