@@ -27,26 +27,11 @@ from stillframe.operations.requests import Caller, GuestSpec, VmPage, VmQuery, V
 from stillframe.settings import Settings
 from stillframe.spoken import speak
 from support.http_door import ADMIN, ADMIN_KEY, CLUSTER, VM, DoorClient, a_row, refused
-from support.http_server import serving
 
 CALLER = Caller(ADMIN, "127.0.0.1")
 OTHER_VM = "11111111-2222-4333-8444-555555555555"
 
 Run = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[DoorClient, str]]:
-    door = DoorClient()
-    with serving(door.app) as (host, port):
-        yield door, f"http://{host}:{port}"
-
-
-@pytest.fixture
-def door(served: tuple[DoorClient, str]) -> DoorClient:
-    door, _ = served
-    door.stub.__init__()  # type: ignore[misc]
-    return door
 
 
 @contextmanager

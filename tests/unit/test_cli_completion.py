@@ -17,9 +17,9 @@ from stillframe.operations.requests import SnapshotPage, VmPage, VmQuery
 from stillframe.operations.tasks import TaskPage, TaskState
 from support.http_door import OPERATION, VM, DoorClient, a_row, a_snapshot, a_task, refused
 from support.terminal import Terminal
-from unit.test_cli import OTHER_VM, door, served, spoken, state
+from unit.test_cli import OTHER_VM, spoken, state
 
-__all__ = ["door", "served", "state"]  # fixtures
+__all__ = ["state"]  # a fixture
 
 BIN = Path(sys.executable).parent
 

@@ -9,10 +9,10 @@ import pytest
 
 from stillframe.domain.errors import ErrorCase
 from support.http_door import ADMIN_KEY, OPERATION, VM, DoorClient, refused
-from unit.test_cli import Run, door, run, served, spoken, state
+from unit.test_cli import Run, run, spoken, state
 from unit.test_client import output, scripted
 
-__all__ = ["door", "run", "served", "state"]  # fixtures
+__all__ = ["run", "state"]  # fixtures
 
 
 @pytest.mark.parametrize(

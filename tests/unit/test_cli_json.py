@@ -17,9 +17,9 @@ from stillframe.cli.main import app
 from stillframe.cli.reference import JSON, commands
 from stillframe.operations.tasks import TaskPage, TaskState
 from support.http_door import OPERATION, SNAPSHOT, TENANT, VM, DoorClient, a_task, answer_schemas
-from unit.test_cli import Run, door, run, served, state
+from unit.test_cli import Run, run, state
 
-__all__ = ["door", "run", "served", "state"]  # fixtures
+__all__ = ["run", "state"]  # fixtures
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 TYPED: dict[str, tuple[str, ...]] = {

@@ -11,9 +11,9 @@ import pytest
 from stillframe.operations.log import LogPage, LogQuery
 from stillframe.operations.requests import VmQuery
 from support.http_door import LINE, OPERATION, TENANT, VM, DoorClient, a_line
-from unit.test_cli import OTHER_VM, Run, door, run, served, state
+from unit.test_cli import OTHER_VM, Run, run, state
 
-__all__ = ["door", "run", "served", "state"]  # fixtures
+__all__ = ["run", "state"]  # fixtures
 
 
 def test_the_log_is_a_table(run: Run, state: Path, door: DoorClient) -> None:

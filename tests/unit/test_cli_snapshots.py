@@ -32,9 +32,9 @@ from support.http_door import (
     refused,
 )
 from support.terminal import Terminal, as_text
-from unit.test_cli import CALLER, OTHER_VM, Run, door, run, served, state
+from unit.test_cli import CALLER, OTHER_VM, Run, run, state
 
-__all__ = ["door", "run", "served", "state"]  # fixtures
+__all__ = ["run", "state"]  # fixtures
 
 PROGRAM = str(Path(sys.executable).with_name("stillframe"))
 ENGLISH = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}

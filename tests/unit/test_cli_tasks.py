@@ -11,9 +11,9 @@ from stillframe.cli.plain import human_bytes, human_time
 from stillframe.domain.errors import ErrorCase
 from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
 from support.http_door import OPERATION, VM, DoorClient, a_task, refused
-from unit.test_cli import CALLER, OTHER_VM, Run, door, run, served, state
+from unit.test_cli import CALLER, OTHER_VM, Run, run, state
 
-__all__ = ["door", "run", "served", "state"]  # fixtures
+__all__ = ["run", "state"]  # fixtures
 
 
 def test_the_list_is_a_table_in_human_units(run: Run, state: Path, door: DoorClient) -> None:

@@ -42,24 +42,9 @@ from support.http_door import (
     a_task,
     refused,
 )
-from support.http_server import serving
 from unit.test_http_tls import certificate
 
 __all__ = ["certificate"]  # a fixture
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[DoorClient, str]]:
-    door = DoorClient()
-    with serving(door.app) as (host, port):
-        yield door, f"http://{host}:{port}"
-
-
-@pytest.fixture
-def door(served: tuple[DoorClient, str]) -> DoorClient:
-    door, _ = served
-    door.stub.__init__()  # type: ignore[misc]
-    return door
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from support.http_door import (
 )
 from support.http_server import serving
 from unit.test_cli import spoken
-from unit.test_client import VERSION, door, scripted, served
+from unit.test_client import VERSION, scripted
 from unit.test_http_tls import certificate
 
-__all__ = ["certificate", "door", "served"]  # fixtures
+__all__ = ["certificate"]  # a fixture
 
 
 @pytest.mark.parametrize(
