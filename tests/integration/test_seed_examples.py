@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from integration import seed_samples
 from integration.conftest import Take
+from support import seed_samples
 from support.service import SNAPSHOT, Service, Vm
 
 # the fields in which a real answer says more than the seed's example, which has null there
