@@ -9,10 +9,13 @@ they come, with the lane's name in front. Told to end, they end when all lanes h
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from support.ending import end_in_order
 
 ROOT = Path(__file__).resolve().parents[1]
+_TOLD_AGAIN_S = 65.0  # longer than a lane that has heard it is deaf
 # about equally long; what a pattern takes is not there for those after it
 LANES = {
     "whole": {
@@ -83,6 +87,19 @@ def start(files: list[str], options: list[str]) -> subprocess.Popen[str]:
     )
 
 
+def end_all(lanes: Collection[subprocess.Popen[str]]) -> None:
+    """All of them have ended. A lane that goes on is told once more: Python may drop an exception that a signal raises where
+    none can be raised, and whoever unwinds already does not hear it a second time (``end_in_order``).
+    """
+    while going_on := [process for process in lanes if process.poll() is None]:
+        for process in going_on:
+            process.terminate()
+        told_s = time.monotonic()
+        for process in going_on:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, told_s + _TOLD_AGAIN_S - time.monotonic()))
+
+
 def run(lanes: dict[str, list[str]], options: list[str]) -> int:
     """Every lane's files with these options of pytest's; the exit code."""
     end_in_order()
@@ -96,10 +113,7 @@ def run(lanes: dict[str, list[str]], options: list[str]) -> int:
         for process in running.values():
             process.wait()
     except KeyboardInterrupt:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+        end_all(running.values())
     for thread in shown:
         thread.join()
     for lane, process in running.items():

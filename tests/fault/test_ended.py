@@ -38,6 +38,7 @@ _HEARING = ("env", "--default-signal=HUP,INT,TERM")  # whatever the suite's own 
 _OUR_DIRECTORY = re.compile(r"/tmp/(?:sf|sfd|stillframe)-\w+")  # noqa: S108 -- read, not made
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("name", "number"),
     [("pytest", signal.SIGINT), ("pytest", signal.SIGHUP), *((name, signal.SIGTERM) for name in PROGRAMS)],
@@ -60,7 +61,7 @@ def test_nothing_is_left(tmp_path: Path, name: str, number: signal.Signals) -> N
         directories = {Path(found) for line in family.values() for found in _OUR_DIRECTORY.findall(line)}
         assert directories
         program.send_signal(number)
-        assert program.wait(120) != 0, "it has not done what it was to do"
+        assert program.wait(240) != 0, "it has not done what it was to do"
         assert {pid: line for pid, line in family.items() if process_is_alive(pid)} == {}, told.read_text()[-3000:]
         assert [directory for directory in directories if directory.exists()] == [], told.read_text()[-3000:]
     finally:
