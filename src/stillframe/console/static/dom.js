@@ -40,12 +40,12 @@ export function ageing(element, fill) {
 }
 setInterval(() => { for (const element of document.querySelectorAll(".ages")) element.fillAge(); }, 60_000);
 
-/** `replace`, where somebody may stand with the keyboard: they stay where they were. */
+/** `replace`, where somebody may stand with the keyboard: they stay where they were; where that has gone, on the page. */
 export function refill(parent, ...children) {
   const held = document.activeElement;
   const within = held !== parent && parent.contains(held);
   replace(parent, ...children);
-  if (within) focusLike(held, parent);
+  if (within) focusLike(held, parent, parent.closest("main"));
 }
 
 /** A button; `kind` is a class: "", "main", "danger" or "quiet". */

@@ -95,7 +95,7 @@ export function machinePage(main, { argument: uuid, mayAct }) {
 
   function describe(snapshot) {
     if (!data) return;
-    if (!snapshot) { replace(details, h("h2", {}, t("details")), h("p", { class: "soft" }, t("choose"))); return; }
+    if (!snapshot) { refill(details, h("h2", {}, t("details")), h("p", { class: "soft" }, t("choose"))); return; }
     const above = data.snapshots.find((one) => one.uuid === snapshot.parent);
     const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
     const many = data.vm.disks.length > 1 ? button(t("rollBackDisks"), () => opening(() => api.snapshot(uuid, snapshot.name),
