@@ -17,7 +17,7 @@ from stillframe.cli.shown import drawn
 from stillframe.client.overviews import Overview
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.layout import lay_out
-from stillframe.domain.snapshot import MemoryStatus, SnapshotCard
+from stillframe.domain.snapshot import MemoryState, MemoryStatus, SnapshotCard
 from stillframe.domain.tree import Node
 from stillframe.operations.tasks import TaskPage, TaskState
 from support.http_door import (
@@ -28,6 +28,7 @@ from support.http_door import (
     a_memory,
     a_snapshot,
     a_task,
+    an_info,
     an_overview,
     refused,
 )
@@ -166,6 +167,8 @@ def test_where_nobody_can_be_asked_it_is_refused(
 def test_the_question_says_what_goes_and_no_is_no(
     state: Path, door: DoorClient, *, words: tuple[str, ...], environment: dict[str, str], said: list[str]
 ) -> None:
+    door.stub.outcomes["inspect"] = replace(an_info(), state="shutoff" if words[0] == "rollback-disk" else "running")
+    door.stub.outcomes["get_snapshot"] = a_snapshot(memory=a_memory())
     with in_terminal(state, *words, environment=environment) as terminal:
         terminal.hear("[y/N]")
         for part in said:
@@ -197,6 +200,34 @@ def test_what_would_be_refused_is_said_before_anybody_is_asked(state: Path, door
     with in_terminal(state, "rm", VM, "origin") as terminal:
         assert terminal.end() == 1
         assert "several children" in terminal.raw
+        assert "[y/N]" not in terminal.raw
+
+
+@pytest.mark.parametrize(
+    ("memory", "environment", "said"),
+    [
+        (None, ENGLISH, 'the snapshot "origin" has no memory: roll back without --memory'),
+        (None, CHINESE, "快照“origin”不含内存：请不带 --memory 回滚"),
+        (a_memory(status=MemoryStatus.SAVING), ENGLISH, '"stillframe watch 测试" waits for it'),
+        (a_memory(status=MemoryStatus.FAILED, reason="no space"), ENGLISH, "could not be saved: roll back without"),
+    ],
+)
+def test_memory_that_cannot_be_had_is_said_before_anybody_is_asked(
+    state: Path, door: DoorClient, *, memory: MemoryState | None, environment: dict[str, str], said: str
+) -> None:
+    door.stub.outcomes["get_snapshot"] = a_snapshot(memory=memory)
+    with in_terminal(state, "rollback", "测试", "origin", "--memory", environment=environment) as terminal:
+        assert terminal.end() == 1
+        assert said in terminal.raw
+        assert "[y/N]" not in terminal.raw
+        assert memory is None or memory.reason in terminal.raw
+
+
+def test_single_disks_of_what_runs_are_refused_before_anybody_is_asked(state: Path, door: DoorClient) -> None:
+    door.stub.outcomes["inspect"] = an_info()  # it runs
+    with in_terminal(state, "rollback-disk", "测试", "origin", "sda") as terminal:
+        assert terminal.end() == 1
+        assert ErrorCase.VM_NOT_SHUTOFF.value.message in terminal.raw
         assert "[y/N]" not in terminal.raw
 
 

@@ -9,9 +9,13 @@ from stillframe.cli.plain import human_bytes, human_time
 from stillframe.cli.words import Words
 from stillframe.client import Client
 from stillframe.client.overviews import DeleteConsequences, RollbackConsequences
+from stillframe.domain.errors import ErrorCase
 
 
 def what_rollback_does(client: Client, vm: str, snapshot: str, *, memory: bool) -> list[Words]:
+    """Raises: CliError: its memory is wanted and cannot be had (exit 1); nobody has to be asked then."""
+    if memory:
+        _need_memory(client, vm, snapshot)
     end = (
         Words("and goes on from that moment", "并从该时刻继续运行")
         if memory
@@ -23,6 +27,43 @@ def what_rollback_does(client: Client, vm: str, snapshot: str, *, memory: bool) 
         Words(f'{vm} goes back to "{snapshot}" {end.en}.', f"{vm} 将回滚到“{snapshot}”，{end.cn}。"),
         Words(f"Thrown away: {lost.en}. No snapshot is lost.", f"将被丢弃：{lost.cn}。不会丢失任何快照。"),
     ]
+
+
+def what_disk_rollback_does(client: Client, vm: str, snapshot: str, disks: list[str]) -> Words:
+    """Raises: CliError: the machine is not shut off (exit 1). ClientError: there is no such disk, snapshot or machine."""
+    taken = client.snapshot(vm, snapshot)
+    state = client.inspect(vm).state
+    if state != "shutoff":
+        case = ErrorCase.VM_NOT_SHUTOFF.value
+        raise CliError(FAILED, Words(case.message, case.message_cn), details=f"{vm}: {state}")
+    which = ", ".join(disks)
+    return Words(
+        f'{which} of {vm} will be as in "{taken.name}"; what was written to it since the last snapshot is thrown away.',
+        f"{vm} 的 {which} 将恢复为“{taken.name}”时的内容；自最近一次快照以来写入的数据将被丢弃。",
+    )
+
+
+def _need_memory(client: Client, vm: str, snapshot: str) -> None:
+    attr = client.snapshot(vm, snapshot).attr or {}
+    status = attr.get("status", "")
+    if status == "available":
+        return
+    if status == "":
+        words = Words(
+            f'stillframe: the snapshot "{snapshot}" has no memory: roll back without --memory',
+            f"stillframe：快照“{snapshot}”不含内存：请不带 --memory 回滚",
+        )
+    elif status == "failed":
+        words = Words(
+            f'stillframe: the memory of "{snapshot}" could not be saved: roll back without --memory',
+            f"stillframe：“{snapshot}”的内存未能保存：请不带 --memory 回滚",
+        )
+    else:
+        words = Words(
+            f'stillframe: the memory of "{snapshot}" is still being saved: "stillframe watch {vm}" waits for it',
+            f"stillframe：“{snapshot}”的内存仍在保存：“stillframe watch {vm}”可等待其完成",
+        )
+    raise CliError(FAILED, words, details=attr.get("reason", ""))
 
 
 def what_delete_does(client: Client, vm: str, snapshot: str) -> list[Words]:

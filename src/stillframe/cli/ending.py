@@ -25,10 +25,13 @@ OPEN = Exit(
     5,
     "not decided: the answer was lost and what was asked may have been done, or it still goes on; `stillframe tasks` tells",
 )
+UNWRITTEN = Exit(
+    6, "the output could not be written (a full disk, a closed stdout); what was done is not undone by that"
+)
 INTERRUPTED = Exit(
     130, "stopped by Ctrl-C; what the service has begun goes on, and it is said how to watch or cancel it"
 )
-EXITS = (DONE, FAILED, USAGE, NO_SERVICE, FOUND, OPEN, INTERRUPTED)
+EXITS = (DONE, FAILED, USAGE, NO_SERVICE, FOUND, OPEN, UNWRITTEN, INTERRUPTED)
 
 
 class CliError(Exception):

@@ -10,26 +10,55 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from stillframe.cli.completing import COMPLETION, quoted_for_bash, quoted_for_zsh
 from stillframe.cli.doctor_command import doctor, version
-from stillframe.cli.ending import FAILED, CliError
+from stillframe.cli.ending import FAILED, UNWRITTEN, CliError
 from stillframe.cli.keys import key, link
 from stillframe.cli.log import show_log
 from stillframe.cli.plain import complain
 from stillframe.cli.serving import serve
 from stillframe.cli.shown import show, tree
 from stillframe.cli.snapshots import edit, rm, rollback, rollback_disk, take
+from stillframe.cli.streams import UnwrittenError, give_up_output, open_streams
 from stillframe.cli.tasks import cancel_task, list_tasks, task_group, watch
 from stillframe.cli.tenants import tenant
 from stillframe.cli.vms import guest, list_vms, vm_group
-from stillframe.cli.words import Words
+from stillframe.cli.words import Words, reads_chinese
 
 log = logging.getLogger("stillframe.cli")
 
+
+class _Commands(TyperGroup):
+    """What is wrong with a command line is told by Typer, in English: who reads Chinese is told so first."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _introduced():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _introduced():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _introduced() -> Iterator[None]:
+    try:
+        yield
+    except TyperException:
+        if reads_chinese():
+            complain(["stillframe：命令用法有误，原因见下（英文）；各命令加 --help 可查看用法"])
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Snapshots of virtual machines on libvirt/QEMU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -59,16 +88,25 @@ app.command()(version)
 
 def main() -> None:
     """Run the command line; ends the process with one of the exit codes, never with a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no reason to fail
+    open_streams()
     if os.environ.get(COMPLETION, "").startswith("complete_"):
         _complete()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except CliError as error:
         complain(error.lines())
         sys.exit(error.exit_code)
+    except UnwrittenError as error:
+        give_up_output()
+        words = Words(
+            f"stillframe: the output could not be written: {error}; what was done is not undone by that",
+            f"stillframe：无法写出输出：{error}；已完成的操作不会因此撤销",
+        )
+        complain([words.said()])
+        sys.exit(UNWRITTEN.code)
     except Exception as error:
         log.debug("unexpected", exc_info=True)
         words = Words(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import typer
 from pydantic import ValidationError
+from rich.cells import cell_len
 
 from stillframe.cli.ending import USAGE, CliError
 from stillframe.cli.words import Words
@@ -18,6 +18,8 @@ from stillframe.settings import Settings
 
 _KIB = 1024
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
+# they hold together what is written before and behind them: families of emoji, Persian, Hindi
+_JOINERS = "\u200c\u200d"
 _MOMENT_MAX = 253_402_300_799  # the end of the year 9999
 
 
@@ -47,11 +49,11 @@ def complain(lines: Iterable[str]) -> None:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns; wide characters count twice."""
+    """Aligned columns: what a terminal shows twice as wide, or on top of another, counts so."""
     shown = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(*shown, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
     return [
-        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in shown
     ]
 
@@ -86,9 +88,9 @@ def human_time(seconds: int) -> str:
 
 
 def printable(text: str) -> str:
-    """What could move a terminal's cursor is shown as "?": names are chosen by others."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+    """What could move a terminal's cursor, or hide, is shown as "?": names are chosen by others."""
+    before = ["", *text]
+    return "".join(
+        char if char.isprintable() or (char in _JOINERS and not at.isascii()) else "?"
+        for at, char in zip(before, text, strict=False)
+    )

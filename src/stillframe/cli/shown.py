@@ -24,7 +24,7 @@ def show(
     snapshot: Annotated[
         str,
         typer.Argument(
-            metavar="[SNAPSHOT]",
+            metavar="SNAPSHOT",
             help="One of its snapshots, by name or uuid.",
             show_default=False,
             autocompletion=completing.snapshots,

@@ -11,7 +11,7 @@ from stillframe.cli import completing
 from stillframe.cli.arguments import SnapshotName, Timeout, VmName, Yes
 from stillframe.cli.asking import agree, need_somebody
 from stillframe.cli.connecting import AsJson, connected
-from stillframe.cli.consequences import what_delete_does, what_rollback_does
+from stillframe.cli.consequences import what_delete_does, what_disk_rollback_does, what_rollback_does
 from stillframe.cli.ending import FAILED, CliError
 from stillframe.cli.plain import print_json, printable
 from stillframe.cli.progress import Showing
@@ -27,8 +27,9 @@ def take(
     client: Client,
     vm: VmName,
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="The new snapshot's name [the moment, in UTC].", show_default=False)
-    ] = "",
+        str | None,
+        typer.Argument(metavar="NAME", help="The new snapshot's name [the moment, in UTC].", show_default=False),
+    ] = None,
     *,
     memory: Memory = False,
     description: Annotated[str, Description] = "",
@@ -39,7 +40,8 @@ def take(
     as_json: AsJson = False,
 ) -> None:
     """Take a snapshot; prints its name."""
-    name = name or datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    if name is None:  # an empty one is a script's mistake, and the service refuses it
+        name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     with Showing() as showing:
         taken = client.create(
             vm, name, description=description, memory=memory, wait=wait, on_progress=showing, timeout_s=timeout
@@ -85,14 +87,7 @@ def rollback_disk(
     """Bring single disks of a shut-off virtual machine back to a snapshot; the rest stays as it is."""
     need_somebody(yes)
     if not yes:
-        which = ", ".join(disks)
-        agree(
-            yes,
-            Words(
-                f'{which} of {vm} will be as in "{name}"; what was written to it since the last snapshot is thrown away.',
-                f"{vm} 的 {which} 将恢复为“{name}”时的内容；自最近一次快照以来写入的数据将被丢弃。",
-            ),
-        )
+        agree(yes, what_disk_rollback_does(client, vm, name, disks))
     batch = client.rollback_disks(vm, name, disks)
     if as_json:
         print_json(batch)

@@ -74,7 +74,7 @@ def watch(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="[VM|TASK]",
+            metavar="VM|TASK",
             help="A virtual machine's name or uuid, or a task's uuid; without it everything that runs.",
             show_default=False,
             autocompletion=completing.vms_and_tasks,
