@@ -191,6 +191,9 @@ def test_the_end_of_the_input_is_no_and_ctrl_c_is_an_end(state: Path, door: Door
             terminal.hear("[y/N]")
             terminal.type(typed)
             assert terminal.end() == code
+            # on a line of its own
+            assert terminal.raw.splitlines()[-1] == "stillframe: nothing was done"
+            assert len(terminal.raw.splitlines()[-2]) < len("Go on? [y/N] ^C ")
     assert asked(door, "delete") == []
 
 

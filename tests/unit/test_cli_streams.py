@@ -11,7 +11,8 @@ import pytest
 
 from stillframe.cli.plain import printable, table
 from stillframe.domain.errors import ErrorCase
-from support.http_door import VM, DoorClient, a_snapshot, refused
+from stillframe.domain.snapshot import MemoryStatus
+from support.http_door import VM, DoorClient, a_memory, a_snapshot, refused
 from support.terminal import Terminal
 from unit.test_cli import Run, door, run, served, state
 
@@ -75,12 +76,16 @@ def test_who_can_be_told_nothing_still_gets_the_exit_code(state: Path, door: Doo
     assert "give --yes" in done.stderr
 
 
-def test_a_narrow_terminal_is_no_failure(state: Path, door: DoorClient) -> None:
+def test_a_narrow_terminal_is_told_in_words_how_far_it_is(state: Path, door: DoorClient) -> None:
+    """There a bar would leave no room for anything else."""
+    left = [a_snapshot(memory=a_memory(status=MemoryStatus.SAVING)), a_snapshot(memory=a_memory())]
+    door.stub.outcomes["get_snapshot"] = lambda *_: left.pop(0)
     with Terminal(
         [PROGRAM, "take", VM, "origin", "--memory", "--state", str(state)], environment=ENGLISH, columns=20
     ) as t:
         assert t.end() == 0
         assert t.raw.rstrip().endswith("origin")
+        assert "running, await the capture, 40 %, 100.0 MiB/s, 11 s left" in t.raw
         assert "Traceback" not in t.raw
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from stillframe.cli.ending import FAILED, USAGE, CliError
+from stillframe.cli.ending import FAILED, INTERRUPTED, USAGE, CliError
 from stillframe.cli.plain import printable
 from stillframe.cli.words import Words
 
@@ -32,13 +32,20 @@ def agree(yes: bool, *consequences: Words) -> None:
     """Ask, on stderr, whether these are meant; ``yes``: they are.
 
     Raises:
-        CliError: they are not (exit 1); nothing was done.
+        CliError: they are not (exit 1, after Ctrl-C 130); nothing was done.
     """
     if yes:
         return
     for one in consequences:
         sys.stderr.write(printable(one.said()) + "\n")
-    sys.stderr.write(Words("Go on? [y/N] ", "继续？[y/N] ").said())
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in _YES:
-        raise CliError(FAILED, Words("stillframe: nothing was done", "stillframe：未执行任何操作"))
+    end, answer = FAILED, ""
+    try:
+        sys.stderr.write(Words("Go on? [y/N] ", "继续？[y/N] ").said())
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        end = INTERRUPTED
+    if not answer.endswith("\n"):  # Ctrl-C or Ctrl-D: the question still stands on this line
+        sys.stderr.write("\n")
+    if answer.strip().lower() not in _YES:
+        raise CliError(end, Words("stillframe: nothing was done", "stillframe：未执行任何操作"))

@@ -87,7 +87,7 @@ def _what_is_lost(told: RollbackConsequences, now: float) -> Words:
     base = Words(f'since "{told.stands_on}"', f"自“{told.stands_on}”以来") if told.stands_on else Words("", "")
     if told.since:
         age = human_time(max(0, int(now) - told.since))
-        return Words(f"{age} of changes {base.en} ({size.en})", f"{base.cn}{age} 的更改（{size.cn}）")
+        return Words(f"{age} of changes {base.en} ({size.en})", f"{base.cn} {age} 的更改（{size.cn}）")
     return Words(f"all changes {base.en} ({size.en})", f"{base.cn}的全部更改（{size.cn}）")
 
 

@@ -16,6 +16,7 @@ from stillframe.client.models import Task
 
 _STEP_PERCENT = 10
 _BAR_COLUMNS = 30
+_NARROW_COLUMNS = 50  # below it there is room for a bar or for words, not for both
 
 
 class Showing:
@@ -91,8 +92,10 @@ class Showing:
 
 
 def is_terminal() -> bool:
-    """Somebody sees what is drawn, and it can be drawn over."""
-    return sys.stderr.isatty() and Console(stderr=True).is_terminal and not Console(stderr=True).is_dumb_terminal
+    """Somebody sees what is drawn, there is room for it, and it can be drawn over."""
+    console = Console(stderr=True)
+    is_seen = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+    return is_seen and console.width >= _NARROW_COLUMNS
 
 
 def rate_of(task: Task) -> str:
