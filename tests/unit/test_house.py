@@ -74,3 +74,13 @@ def test_a_planted_import_goes_red(
     assert f"{contract} BROKEN" in verdict_on_planted.stdout
     details = verdict_on_planted.stdout.split("Broken contracts", 1)[1]
     assert f"{importer} -> {module} (" in details, details
+
+
+def test_the_whole_suite_leaves_nothing_out() -> None:
+    """Where a tool is missing whose tests are skipped elsewhere, ``make test`` fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests/unit/test_packaging.py"]
+    without = {"PATH": "/nonexistent"}  # systemd-analyze is not found there
+    for more, code in (({}, 0), ({"STILLFRAME_WHOLE_SUITE": "1"}, 1)):
+        done = subprocess.run(command, env=without | more, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout
+        assert ("this was left out: Skipped: systemd is not installed" in done.stdout) == (code == 1)
