@@ -6,26 +6,21 @@ It is asked for while somebody types: whatever is wrong it offers nothing and sa
 
 from __future__ import annotations
 
-import os
-import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
 
 from stillframe.cli.connecting import way_to
+from stillframe.cli.plain import printable
+from stillframe.cli.quoting import found, hidden
 from stillframe.client import Client
 
-COMPLETION = "_STILLFRAME_COMPLETE"
 GIVE_UP_S = 2.0
 _CONNECT_S = 0.5
 _TASKS = 50
-_SHELL_SPECIAL = re.compile(r"([^\w@%+=:,./\-]|^~)")
-# zsh evaluates what it is offered, twice: once in single quotes, then in double ones. Typer's own quoting lets a backslash
-# end the quotes, and names are chosen by others; so these stand as characters that nobody quotes until all is printed
-_ZSH_QUOTED = {"\\": "\\" * 4, '"': '\\"', "'": "'\\''", "$": "\\$", "`": "\\`", ":": "\\\\:"}
-_ZSH_STANDS_IN = 0xE000  # added to a character: where Unicode has room for private use
+_WORDS_MAX = 80  # of a description: a line beside a name
 
 Offers = list[tuple[str, str]]
 
@@ -68,14 +63,16 @@ def _open_tasks(client: Client) -> Offers:
 
 def _offered(ctx: typer.Context, ask: Callable[[Client], Offers], incomplete: str) -> Offers:
     offers: Offers = []
+    typed = found(incomplete)
 
     def look() -> None:
         try:
             state: Path | None = ctx.params.get("state")
             way = way_to(Path(state) if state else None, ctx.params.get("profile") or "")
             with Client(way, connect_timeout_s=_CONNECT_S, answer_timeout_s=GIVE_UP_S) as client:
-                found = [(name, words) for name, words in ask(client) if name.startswith(incomplete)]
-                offers.extend((_as_offered(name), _as_offered(words)) for name, words in found)
+                # a name that is no line would be two offers; it can be given by its uuid
+                fit = [(name, words) for name, words in ask(client) if name.startswith(typed) and name.isprintable()]
+                offers.extend((hidden(name), hidden(_short(words))) for name, words in fit)
         except Exception:  # noqa: BLE001 -- whoever types has asked for names, not for errors
             offers.clear()
 
@@ -86,22 +83,6 @@ def _offered(ctx: typer.Context, ask: Callable[[Client], Offers], incomplete: st
     return [] if looking.is_alive() else list(offers)
 
 
-def _as_offered(text: str) -> str:
-    if os.environ.get(COMPLETION) != "complete_zsh":
-        return text
-    return text.translate({ord(char): chr(_ZSH_STANDS_IN + ord(char)) for char in _ZSH_QUOTED})
-
-
-def quoted_for_zsh(printed: str) -> str:
-    """The offers as zsh evaluates them, so that every character of a name and a description is only that."""
-    return printed.translate({_ZSH_STANDS_IN + ord(char): quoted for char, quoted in _ZSH_QUOTED.items()})
-
-
-def quoted_for_bash(printed: str, environment: Mapping[str, str]) -> str:
-    """The offers, one a line, as bash puts them into the line: blanks and the like escaped, but within quotes."""
-    words = environment.get("COMP_WORDS", "").split("\n")
-    at = environment.get("COMP_CWORD", "")
-    word = words[int(at)] if at.isdigit() and int(at) < len(words) else ""
-    if word.startswith(("'", '"')):
-        return printed
-    return "\n".join(_SHELL_SPECIAL.sub(r"\\\1", line) for line in printed.split("\n"))
+def _short(words: str) -> str:
+    line = printable(" ".join(words.split()))
+    return line if len(line) <= _WORDS_MAX else f"{line[: _WORDS_MAX - 1]}…"

@@ -13,6 +13,7 @@ import typer
 
 from stillframe.cli.ending import FAILED, INTERRUPTED, USAGE, CliError, ended_by
 from stillframe.cli.plain import settings_with
+from stillframe.cli.quoting import found, hidden
 from stillframe.cli.words import Words
 from stillframe.client import Client, ClientError
 from stillframe.client.profiles import default_profile, profile_names, way_of_profile
@@ -27,7 +28,7 @@ P = ParamSpec("P")
 
 def _known_profiles(incomplete: str) -> list[str]:
     try:
-        return [name for name in profile_names() if name.startswith(incomplete)]
+        return [hidden(name) for name in profile_names() if name.startswith(found(incomplete))]
     except ClientError:
         return []  # a completion says nothing of what is wrong
 

@@ -17,12 +17,12 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from stillframe.cli.completing import COMPLETION, quoted_for_bash, quoted_for_zsh
 from stillframe.cli.doctor_command import doctor, version
 from stillframe.cli.ending import FAILED, UNWRITTEN, CliError
 from stillframe.cli.keys import key, link
 from stillframe.cli.log import show_log
 from stillframe.cli.plain import complain
+from stillframe.cli.quoting import COMPLETION, TYPED, BashLine, hidden_line, quoted_for_fish, quoted_for_zsh
 from stillframe.cli.serving import serve
 from stillframe.cli.shown import show, tree
 from stillframe.cli.snapshots import edit, rm, rollback, rollback_disk, take
@@ -33,6 +33,7 @@ from stillframe.cli.vms import guest, list_vms, vm_group
 from stillframe.cli.words import Words, reads_chinese
 
 log = logging.getLogger("stillframe.cli")
+_ONE_LINE = "10000"
 
 
 class _Commands(TyperGroup):
@@ -119,6 +120,13 @@ def main() -> None:
 
 def _complete() -> None:
     """Somebody types: offer what there is, and never a word about what is wrong."""
+    asking = os.environ[COMPLETION]
+    line = BashLine.of(os.environ)
+    if asking == "complete_bash":
+        os.environ |= line.environment()
+    else:
+        os.environ[TYPED] = hidden_line(os.environ.get(TYPED, ""))
+    os.environ["COLUMNS"] = _ONE_LINE  # an offer that is wrapped would be two
     offered = io.StringIO()
     with contextlib.redirect_stdout(offered), contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -126,10 +134,12 @@ def _complete() -> None:
         except (Exception, SystemExit):
             log.debug("completing", exc_info=True)
     printed = offered.getvalue()
-    if os.environ[COMPLETION] == "complete_bash":
-        printed = quoted_for_bash(printed, os.environ)
-    elif os.environ[COMPLETION] == "complete_zsh":
+    if asking == "complete_bash":
+        printed = line.quoted(printed)
+    elif asking == "complete_zsh":
         printed = quoted_for_zsh(printed)
+    elif asking == "complete_fish":
+        printed = quoted_for_fish(printed)
     sys.stdout.write(printed)
     sys.stdout.flush()
     os._exit(0)  # whoever still waits for a name is not waited for
