@@ -232,6 +232,10 @@ def test_single_disks_of_what_runs_are_refused_before_anybody_is_asked(state: Pa
         assert terminal.end() == 1
         assert ErrorCase.VM_NOT_SHUTOFF.value.message in terminal.raw
         assert "[y/N]" not in terminal.raw
+    with in_terminal(state, "rollback-disk", "测试", "origin", "vdz") as terminal:
+        assert terminal.end() == 1
+        assert 'has no disk "vdz"; it has sda' in terminal.raw
+        assert "[y/N]" not in terminal.raw
 
 
 # --- progress ------------------------------------------------------------------------------------------------------

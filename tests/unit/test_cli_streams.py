@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.cli.plain import printable, table
+from stillframe.cli.plain import brief, printable, table
 from stillframe.domain.errors import ErrorCase
 from stillframe.domain.snapshot import MemoryStatus
 from support.http_door import VM, DoorClient, a_memory, a_snapshot, refused
@@ -137,6 +137,21 @@ def test_what_holds_a_picture_together_is_shown_and_what_hides_is_not() -> None:
         assert printable(f"a{hidden}b") == "a?b"
     # between plain letters it joins nothing, and only makes two names look alike
     assert printable("we\N{ZERO WIDTH JOINER}b") == "we?b"
+
+
+@pytest.mark.parametrize(
+    ("whole", "shown"),
+    [
+        ("short", "short"),
+        ("x" * 60, "x" * 60),
+        ("x" * 61, "x" * 59 + "…"),
+        ("数" * 31, "数" * 29 + "…"),
+        ("first\nsecond", "first…"),
+        ("", ""),
+    ],
+)
+def test_of_a_long_description_a_list_shows_the_beginning(whole: str, shown: str) -> None:
+    assert brief(whole) == shown
 
 
 def test_a_family_in_a_fact_is_one_picture(run: Run, state: Path, door: DoorClient) -> None:

@@ -8,6 +8,7 @@ from stillframe.cli.ending import FAILED, CliError
 from stillframe.cli.plain import human_bytes, human_time
 from stillframe.cli.words import Words
 from stillframe.client import Client
+from stillframe.client.acting import disk_of
 from stillframe.client.overviews import DeleteConsequences, RollbackConsequences
 from stillframe.domain.errors import ErrorCase
 
@@ -32,6 +33,8 @@ def what_rollback_does(client: Client, vm: str, snapshot: str, *, memory: bool) 
 def what_disk_rollback_does(client: Client, vm: str, snapshot: str, disks: list[str]) -> Words:
     """Raises: CliError: the machine is not shut off (exit 1). ClientError: there is no such disk, snapshot or machine."""
     taken = client.snapshot(vm, snapshot)
+    for disk in disks:
+        disk_of(taken, disk)
     state = client.inspect(vm).state
     if state != "shutoff":
         case = ErrorCase.VM_NOT_SHUTOFF.value

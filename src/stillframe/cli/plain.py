@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 from pydantic import ValidationError
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from stillframe.cli.ending import USAGE, CliError
 from stillframe.cli.words import Words
@@ -20,6 +20,7 @@ _KIB = 1024
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 # they hold together what is written before and behind them: families of emoji, Persian, Hindi
 _JOINERS = "\u200c\u200d"
+_BRIEF_COLUMNS = 60
 _MOMENT_MAX = 253_402_300_799  # the end of the year 9999
 
 
@@ -85,6 +86,14 @@ def human_time(seconds: int) -> str:
     if seconds < _DAY_S:
         return f"{seconds // _HOUR_S} h {seconds % _HOUR_S // _MINUTE_S} min"
     return f"{seconds // _DAY_S} d {seconds % _DAY_S // _HOUR_S} h"
+
+
+def brief(text: str) -> str:
+    """The beginning of its first line, for where many stand below each other; what is left out is marked."""
+    first = text.split("\n", 1)[0].rstrip()
+    if first == text and cell_len(text) <= _BRIEF_COLUMNS:
+        return text
+    return set_cell_size(first, min(cell_len(first), _BRIEF_COLUMNS - 1)).rstrip() + "…"
 
 
 def printable(text: str) -> str:

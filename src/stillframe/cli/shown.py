@@ -10,7 +10,7 @@ import typer
 from stillframe.cli import completing
 from stillframe.cli.arguments import VmName
 from stillframe.cli.connecting import AsJson, connected
-from stillframe.cli.plain import human_bytes, human_time, moment, print_json, printable, table
+from stillframe.cli.plain import brief, human_bytes, human_time, moment, print_json, printable, table
 from stillframe.client import Client
 from stillframe.client.models import Snapshot
 from stillframe.client.overviews import Overview, OverviewSnapshot
@@ -99,7 +99,7 @@ def _said(taken: list[OverviewSnapshot], now_s: float) -> str:
     if len(taken) > 1:
         return f"⋮ {len(taken)} snapshots, {taken[0].name} to {last.name}  ({age} ago, {size})"
     mark = "◉" if last.memory else "○"
-    words = f"  {last.description}" if last.description else ""
+    words = f"  {brief(last.description)}" if last.description else ""
     return f"{mark} {last.name}  ({age} ago, {size}{_memory_of(last, ', ')}){words}"
 
 
@@ -119,7 +119,7 @@ def _cells(seen: Overview, one: OverviewSnapshot) -> list[str]:
         human_bytes(one.disk_bytes),
         _memory_of(one).removeprefix("memory ") or "-",
         name,
-        one.description,
+        brief(one.description),
     ]
 
 

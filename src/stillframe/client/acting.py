@@ -111,11 +111,12 @@ def rollback_disks(vm: str, snapshot: str, disks: Sequence[str]) -> Flow[Batch]:
     """
     where = yield from looking.located(vm)
     taken = yield from looking.snapshot(where["compute_uuid"], snapshot)
-    entries = [_disk_of(taken, disk).as_json() for disk in disks]
+    entries = [disk_of(taken, disk).as_json() for disk in disks]
     return (yield from ask(endpoints.ROLLBACK_DISKS, **where, disk_snapshot_list=entries))
 
 
-def _disk_of(taken: Snapshot, disk: str) -> DiskSnapshot:
+def disk_of(taken: Snapshot, disk: str) -> DiskSnapshot:
+    """Raises: NotFoundError: the snapshot has no such disk."""
     for one in taken.disk_snapshot_list:
         if disk in (one.disk, one.volume_uuid):
             return one
