@@ -13,10 +13,10 @@ from stillframe.cli.quoting import BashLine
 from stillframe.operations.requests import SnapshotPage, VmPage
 from support.http_door import DoorClient, a_row, a_snapshot
 from support.terminal import Terminal
-from unit.test_cli import door, served, state
+from unit.test_cli import state
 from unit.test_cli_completion import environment, named, offers
 
-__all__ = ["door", "environment", "named", "served", "state"]  # fixtures
+__all__ = ["environment", "named", "state"]  # fixtures
 
 # how each is started without anybody's own settings, learns to complete, and says what it was given instead of running it
 SHELLS = {

@@ -14,9 +14,9 @@ from stillframe.domain.errors import ErrorCase
 from stillframe.domain.snapshot import MemoryStatus
 from support.http_door import VM, DoorClient, a_memory, a_snapshot, refused
 from support.terminal import Terminal
-from unit.test_cli import Run, door, run, served, state
+from unit.test_cli import Run, run, state
 
-__all__ = ["door", "run", "served", "state"]  # fixtures
+__all__ = ["run", "state"]  # fixtures
 
 PROGRAM = str(Path(sys.executable).with_name("stillframe"))
 ENGLISH = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
