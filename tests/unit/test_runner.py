@@ -12,14 +12,14 @@ from typing import Any, cast
 import pytest
 
 from stillframe.adapters.metadata.database import open_metadata
-from stillframe.domain.errors import ErrorCase, Failed, StillframeError
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.operations.moments import Moment, Phase
 from stillframe.operations.rows import About
 from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Operation, Scratch, Step
 from stillframe.operations.world import Limits, World
 from stillframe.ports.instruments import Unheard
-from stillframe.ports.metadata import OperationState, Slot
+from stillframe.ports.metadata import OperationFilter, OperationState, Slot
 
 VM = str(uuid.uuid4())
 
@@ -133,6 +133,16 @@ def test_a_busy_vm_is_refused_with_what_and_since_when(runner: Runner) -> None:
     assert refusal.value.case is ErrorCase.VM_BUSY
     assert "test" in refusal.value.desc
     assert "1970" in refusal.value.desc
+
+
+def test_a_refused_operation_says_why_and_not_only_about_what(runner: Runner) -> None:
+    refused = Refused(ErrorCase.SNAPSHOT_HAS_CHILDREN, 'snapshot "base"')
+    with pytest.raises(Refused), runner.claim(About(VM), Slot.EXCLUSIVE, "test"):
+        raise refused
+    with runner.world.metadata.read() as tx:
+        (row,) = tx.journal.page(OperationFilter(vm_uuid=VM, limit=2))
+    assert row.state is OperationState.REFUSED
+    assert row.error == f'{ErrorCase.SNAPSHOT_HAS_CHILDREN.value.message} (snapshot "base")'
 
 
 def test_the_plan_is_in_the_journal_before_the_first_step(runner: Runner) -> None:

@@ -22,6 +22,7 @@ from stillframe.operations.recovery import Recovery
 from stillframe.operations.requests import Cluster
 from stillframe.operations.rows import About
 from stillframe.operations.runner import Runner
+from stillframe.operations.wording import describe_in_full
 from stillframe.ports.metadata import OperationState, Slot
 from stillframe.ports.volumes import ImageInfo
 
@@ -73,7 +74,7 @@ class Repairs:
                 began(claim.row.uuid)
                 return self._repair_vm(vm_uuid, claim.row.uuid)
         except StillframeError as error:
-            return [Repair(finding, _words(error)) for finding in wanted]
+            return [Repair(finding, describe_in_full(error)) for finding in wanted]
 
     def _repair_vm(self, vm_uuid: str, own_operation: str) -> list[Repair]:
         """The VM's slot is the caller's. What was left is finished first: the rest may go with it."""
@@ -125,8 +126,10 @@ class Repairs:
         try:
             self._acts[finding.kind](finding)
         except StillframeError as error:
-            log.warning("doctor could not repair %s %s: %s", finding.kind, finding.path or finding.uuid, _words(error))
-            return Repair(finding, _words(error))
+            log.warning(
+                "doctor could not repair %s %s: %s", finding.kind, finding.path or finding.uuid, describe_in_full(error)
+            )
+            return Repair(finding, describe_in_full(error))
         log.warning("doctor repaired %s %s (VM %s)", finding.kind, finding.path or finding.uuid, finding.vm_uuid or "-")
         return Repair(finding)
 
@@ -194,7 +197,3 @@ class Repairs:
         with self._world.metadata.write() as tx:
             tx.snapshots.set_memory(snapshot.uuid, memory)
         self._world.memory_store.ensure_dropped(finding.uuid)
-
-
-def _words(error: StillframeError) -> str:
-    return f"{error.case.value.message} ({error.desc})" if error.desc else error.case.value.message

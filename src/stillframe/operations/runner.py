@@ -29,6 +29,7 @@ from stillframe.operations.wording import (
     NOT_UNDONE,
     UNDONE_LATER,
     describe,
+    describe_in_full,
     first_cause,
     remark_in,
     story,
@@ -96,7 +97,7 @@ class Runner:
                 yield claim
             except BaseException as error:
                 if not claim.planned:
-                    self.end(row.uuid, OperationState.REFUSED, describe(error))
+                    self.end(row.uuid, OperationState.REFUSED, describe_in_full(error))
                 raise
             if not claim.planned:
                 self.end(row.uuid, OperationState.DONE)

@@ -22,6 +22,13 @@ def describe(error: BaseException) -> str:
     )
 
 
+def describe_in_full(error: BaseException) -> str:
+    """``describe``, behind what the error's case says: a refusal's own words may be no more than what it is about."""
+    if not isinstance(error, StillframeError):
+        return describe(error)
+    return f"{error.case.value.message} ({error.desc})" if error.desc else error.case.value.message
+
+
 def first_cause(error: BaseException) -> str:
     """What went wrong at first: an undo that is tried again and again does not wrap it each time."""
     words = describe(error)
