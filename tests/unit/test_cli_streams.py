@@ -6,10 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
+from rich.markup import render
 
+from stillframe.cli.main import app
 from stillframe.cli.plain import brief, printable, table
+from stillframe.cli.reference import commands
 from stillframe.domain.errors import ErrorCase
 from stillframe.domain.snapshot import MemoryStatus
 from support.http_door import VM, DoorClient, a_memory, a_snapshot, refused
@@ -99,6 +104,22 @@ def test_wrong_usage_is_told_in_the_readers_language_first(line: str) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("stillframe：命令用法有误") == is_chinese
         assert "Usage:" in done.stderr
+
+
+@pytest.mark.parametrize("line", ["", "key"])
+def test_help_for_want_of_arguments_is_no_complaint(line: str) -> None:
+    done = in_shell(f"stillframe {line}", environment=CHINESE)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [command for _, command in commands(typer.main.get_command(app))], ids=lambda one: one.name
+)
+def test_help_shows_every_word_of_what_it_says(command: Any) -> None:
+    """It is markup to Rich, which swallows what stands in brackets."""
+    said = [command.help, *(param.help for param in command.params)]
+    assert [words for words in said if words and render(words).plain != words] == []
 
 
 def test_an_empty_name_is_not_a_wish_for_any_name(run: Run, state: Path, door: DoorClient) -> None:

@@ -19,5 +19,5 @@ OnlyVm = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer [for ever].", show_default=False),
+    typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer (default: for ever).", show_default=False),
 ]

@@ -31,7 +31,7 @@ def create_key(
     tenant: Annotated[str, typer.Option(help="The tenant that it is bound to.")] = "",
     description: Annotated[str, typer.Option(help="What or whom it is for.")] = "",
     days: Annotated[
-        int | None, typer.Option(min=1, help="How many days it works [for ever].", show_default=False)
+        int | None, typer.Option(min=1, help="How many days it works (default: for ever).", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:

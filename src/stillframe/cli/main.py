@@ -52,8 +52,9 @@ class _Commands(TyperGroup):
 def _introduced() -> Iterator[None]:
     try:
         yield
-    except TyperException:
-        if reads_chinese():
+    except TyperException as error:
+        # a bare "stillframe" is answered with the help, which is no error; Typer has no public name for that one
+        if reads_chinese() and type(error).__name__ != "NoArgsIsHelpError":
             complain(["stillframe：命令用法有误，原因见下（英文）；各命令加 --help 可查看用法"])
         raise
 

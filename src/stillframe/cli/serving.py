@@ -18,7 +18,8 @@ _LISTEN = re.compile(r"(?:\[[0-9a-fA-F:.%]+\]|[^:\s/\[\]]+):([0-9]{1,5})")
 def serve(
     *,
     listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Address to listen on [127.0.0.1:8080].", show_default=False)
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Address to listen on (default: 127.0.0.1:8080).", show_default=False),
     ] = None,
     state: State = None,
     tls_certificate: Annotated[
@@ -36,7 +37,8 @@ def serve(
         ),
     ] = None,
     connect: Annotated[
-        str | None, typer.Option(metavar="URI", help="libvirt to connect to [found by itself].", show_default=False)
+        str | None,
+        typer.Option(metavar="URI", help="libvirt to connect to (default: found by itself).", show_default=False),
     ] = None,
 ) -> None:
     """Run the service in the foreground."""

@@ -28,7 +28,9 @@ def take(
     vm: VmName,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="The new snapshot's name [the moment, in UTC].", show_default=False),
+        typer.Argument(
+            metavar="NAME", help="The new snapshot's name (default: the moment, in UTC).", show_default=False
+        ),
     ] = None,
     *,
     memory: Memory = False,

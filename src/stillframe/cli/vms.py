@@ -78,7 +78,7 @@ def create_guest(
     *,
     memory_mib: Annotated[int, typer.Option(help="Memory in MiB.")] = 256,
     fill_mib: Annotated[
-        int | None, typer.Option(help="MiB of memory that hold random data [64].", show_default=False)
+        int | None, typer.Option(help="MiB of memory that hold random data (default: 64).", show_default=False)
     ] = None,
     disks: Annotated[int, typer.Option(help="Number of disks.")] = 1,
     as_json: AsJson = False,
