@@ -101,6 +101,38 @@ def test_who_works_by_keys_stays_where_they_were(one: Tab) -> None:
     assert page.evaluate(FOCUSED) == "Take snapshot"
 
 
+def test_who_is_refused_by_keys_stays_in_the_dialog(one: Tab) -> None:
+    page = one.page
+    press(page, "Take snapshot")
+    page.get_by_role("dialog").get_by_label("Name").fill("base")
+    page.get_by_role("dialog").get_by_role("button", name="Take snapshot").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog .problem")).to_contain_text(ErrorCase.NAME_TAKEN.value.message)
+    expect(page.get_by_role("dialog").get_by_role("button", name="Take snapshot")).to_be_focused()
+
+
+def test_who_chooses_a_language_by_keys_stays_where_they_chose(one: Tab) -> None:
+    page = one.page
+    page.get_by_label("Language").focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("heading", name="最近的操作")).to_be_visible()
+    expect(page.get_by_label("语言")).to_be_focused()
+    page.get_by_role("button", name="退出").click()
+    page.locator("#key").fill("half of a k")
+    page.get_by_label("语言").focus()
+    page.keyboard.press("ArrowUp")
+    expect(page.get_by_label("Language")).to_be_focused()
+    expect(page.get_by_label("API key")).to_have_value("half of a k")
+
+
+def test_a_description_keeps_its_lines(machines: tuple[Vm, Vm], one: Tab) -> None:
+    machines[0].create("a poem", description="first\nsecond")
+    one.page.get_by_role("treeitem", name="a poem, ").click()
+    shown = one.page.locator("aside.details dd").first
+    assert shown.inner_text() == "first\nsecond"
+    machines[0].delete("a poem")
+
+
 def test_a_page_that_nobody_sees_holds_no_connection(machines: tuple[Vm, Vm], one: Tab) -> None:
     """A browser has six to a service, for all of its tabs: with a stream each, the seventh page would wait for ever."""
     hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"

@@ -201,7 +201,7 @@ def test_the_second_tenant_sees_nothing_and_a_reader_may_only_look(vm: Vm, tab: 
     }
     other = tab(service)
     page = other.sign_in(keys["two"])
-    expect(page.get_by_role("status").first).to_have_text("No virtual machine matches.")
+    expect(page.get_by_role("status").first).to_contain_text("There is no virtual machine yet.")
     page.goto(f"{service.url}/#/vm/{vm.uuid}")
     expect(page.locator(".notice.error").first).to_contain_text(ErrorCase.VM_UNKNOWN.value.message)
     assert "web-01" not in page.content()

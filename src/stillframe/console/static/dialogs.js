@@ -11,15 +11,20 @@ function ask(title, content, { confirm, kind = "main", act, width = "" }) {
   const problem = h("div", { role: "alert", class: "problem" });
   const opener = document.activeElement;
   const go = confirm ? h("button", { type: "submit", class: kind }, confirm) : null;
+  const leave = button(confirm ? t("cancel") : t("close"), () => dialog.close());
   const form = h("form", { method: "dialog", onsubmit: async (event) => {
     event.preventDefault();
     if (!go || go.disabled || go.hidden) return;
+    const byKeys = document.activeElement === go;
+    let next = go;
     go.disabled = true;
     replace(problem);
     try {
       const why = await act();
       // what a call answered is no word
       if (typeof why === "string" && why) replace(problem, h("p", {}, h("strong", {}, why))); else dialog.close();
+      // a key that is still held down shall not confirm what nobody has read yet
+      next = leave;
     } catch (error) {
       if (!(error instanceof api.Failure)) throw error;
       // who has left the dialog meanwhile has not taken back what was asked for
@@ -27,9 +32,11 @@ function ask(title, content, { confirm, kind = "main", act, width = "" }) {
       replace(problem, h("p", {}, h("strong", {}, said(error))), error.desc && h("p", { class: "desc" }, error.desc));
     } finally {
       go.disabled = false;
+      // a button that could not be pressed for a while has lost the keyboard to the page behind
+      if (byKeys && dialog.open && [document.body, go].includes(document.activeElement)) next.focus();
     }
   } }, h("h2", {}, title), content, problem,
-  h("div", { class: "row" }, button(confirm ? t("cancel") : t("close"), () => dialog.close()), go));
+  h("div", { class: "row" }, leave, go));
   const dialog = h("dialog", { class: width, "aria-label": title, onclose: () => {
     dialog.remove();
     // what opened it may have been drawn anew

@@ -28,7 +28,7 @@ export function listPage(main) {
     const part = search.value.trim().toLowerCase();
     const shown = rows.filter((row) => (!state.value || row.state === state.value)
       && (row.name.toLowerCase().includes(part) || row.uuid.includes(part)));
-    replace(count, shown.length ? t("nMachines", { n: shown.length }) : t("noMachines"));
+    replace(count, shown.length ? t("nMachines", { n: shown.length }) : t(rows.length ? "noMachines" : "noneYet"));
     refill(body, shown.map((row) => h("tr", {},
       h("th", { scope: "row" }, h("a", { href: `#/vm/${row.uuid}` }, row.name)),
       h("td", {}, h("span", { class: `state ${row.state}` }, one("power", row.state))),

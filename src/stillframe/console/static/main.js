@@ -43,17 +43,27 @@ export async function attempt(what, act) {
   }
 }
 
-function choice(label, current, options, onchange) {
-  const select = h("select", { "aria-label": label, onchange: () => onchange(select.value) },
+function choice(id, current, options, onchange) {
+  const select = h("select", { id, "aria-label": t(id), onchange: () => onchange(select.value) },
     Object.entries(options).map(([value, text]) => h("option", { value, selected: value === current }, text)));
   return select;
 }
 
 function preferences() {
   return [
-    choice(t("theme"), words.theme, { auto: t("auto"), light: t("light"), dark: t("dark") }, words.setTheme),
-    choice(t("language"), words.language, { en: "English", zh: "中文" }, (chosen) => { words.setLanguage(chosen); draw(); }),
+    choice("theme", words.theme, { auto: t("auto"), light: t("light"), dark: t("dark") }, words.setTheme),
+    choice("language", words.language, { en: "English", zh: "中文" }, speak),
   ];
+}
+
+/** All is drawn anew: who chose by keys stays where they chose, and what they had typed of their key stays too. */
+function speak(chosen) {
+  const typed = document.getElementById("key")?.value ?? "";
+  words.setLanguage(chosen);
+  draw();
+  const key = document.getElementById("key");
+  if (key) key.value = typed;
+  document.getElementById("language").focus();
 }
 
 function header(page) {
@@ -69,7 +79,7 @@ function header(page) {
 
 function signInPage() {
   const key = h("input", { id: "key", type: "password", autocomplete: "current-password", required: true, spellcheck: "false" });
-  const problem = h("p", { class: "problem", role: "alert" });
+  const problem = h("div", { class: "problem", role: "alert" });
   const form = h("form", { class: "sign-in", onsubmit: async (event) => {
     event.preventDefault();
     replace(problem);
@@ -80,7 +90,7 @@ function signInPage() {
       document.getElementById("main").focus();
     } catch (error) {
       if (!(error instanceof api.Failure)) throw error;
-      replace(problem, `${words.said(error)} ${error.desc}`);
+      replace(problem, h("p", {}, h("strong", {}, words.said(error))), error.desc && h("p", { class: "desc" }, error.desc));
       key.select();
     }
   } },
