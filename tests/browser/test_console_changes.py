@@ -156,6 +156,7 @@ def test_what_a_rollback_loses_by_now_is_shown_before_it_is_done(machine: Vm, on
     dialog.get_by_role("button", name="Roll back").click()
     expect(dialog).to_contain_text("since “meanwhile”")
     expect(dialog.get_by_role("alert")).to_contain_text("no longer as it was")
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()  # a key that is held down confirms nothing
     assert asked == []
     dialog.get_by_role("button", name="Roll back").click()
     expect(dialog).to_have_count(0)
