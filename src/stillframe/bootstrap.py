@@ -100,7 +100,7 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
     Raises:
         StillframeError: HOST_UNREACHABLE, STORAGE_FAILED.
     """
-    metadata = open_metadata(f"sqlite:///{settings.database_path}", lock_timeout_s=settings.database_timeout_s)
+    metadata = open_metadata(settings.database_url, lock_timeout_s=settings.database_timeout_s)
     try:
         connection = Connection(
             choose_uri(settings.connect, settings.state / "libvirt"), call_timeout_s=settings.call_timeout_s

@@ -183,6 +183,10 @@ class Settings(BaseSettings):
         return self.state / "stillframe.db"
 
     @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.database_path}"
+
+    @property
     def lock_file(self) -> Path:
         """Held by whoever works on the state directory; it stays there."""
         return self.state / "lock"
