@@ -1,6 +1,6 @@
 """What the framework can do without us: one application that answers ``/SIZE`` with so many bytes that lie ready.
 
-    python benchmarks/constant.py PORT SIZE...
+python benchmarks/constant.py PORT SIZE...
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-
 import subprocess
 import sys
 import time
@@ -231,7 +230,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-EXPLANATION = "Written by `{command}` on {day}: medians of {repeats} (smallest to largest), at a load of {load} before it began."
+EXPLANATION = (
+    "Written by `{command}` on {day}: medians of {repeats} (smallest to largest), at a load of {load} before it began."
+)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -96,7 +96,9 @@ class TestSnapshots:
             assert tx.snapshots.by_uuid(published.uuid) == published
             assert tx.snapshots.by_name(VM, "first") == published
             assert tx.snapshots.of_vm(VM) == [published]
-            assert tx.snapshots.page(VM, "", 0, 10) == ([published], 1)
+            assert tx.snapshots.page(VM, "", 0, 10) == ([published.shown], 1)
+            assert tx.snapshots.shown_by_name(VM, "first") == published.shown
+            assert tx.snapshots.shown_head(VM) == published.shown
             assert tx.snapshots.nodes(VM) == ([Node(published.uuid, "first", None, 1)], published.uuid)
 
     def test_absence_is_none_or_empty(self, metadata: Metadata) -> None:
@@ -105,6 +107,8 @@ class TestSnapshots:
             assert tx.snapshots.by_name(VM, "none") is None
             assert tx.snapshots.of_vm(VM) == []
             assert tx.snapshots.page(VM, "", 0, None) == ([], 0)
+            assert tx.snapshots.shown_by_name(VM, "none") is None
+            assert tx.snapshots.shown_head(VM) is None
             assert tx.snapshots.nodes(VM) == ([], None)
 
     def test_any_name_is_found_by_itself(self, metadata: Metadata) -> None:
@@ -113,7 +117,7 @@ class TestSnapshots:
             (published,) = publish(metadata, a_snapshot(name, vm_uuid=vm_uuid))
             with metadata.read() as tx:
                 assert tx.snapshots.by_name(vm_uuid, name) == published
-                assert tx.snapshots.page(vm_uuid, name, 0, None) == ([published], 1)
+                assert tx.snapshots.page(vm_uuid, name, 0, None) == ([published.shown], 1)
                 assert tx.snapshots.page(vm_uuid, name + "x", 0, None) == ([], 0)
 
     def test_any_text_comes_back(self, metadata: Metadata) -> None:

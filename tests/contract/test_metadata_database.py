@@ -78,7 +78,7 @@ class TestOpening:
     def test_a_database_of_a_newer_version_is_refused_and_left_alone(self, url: str) -> None:
         with closing(open_metadata(url)) as opened, opened._engines.writer.begin() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(Refused, match=r"newer version.*9999.*0008") as refused:
+        with pytest.raises(Refused, match=r"newer version.*9999.*0009") as refused:
             open_metadata(url)
         assert refused.value.case is ErrorCase.STORAGE_FAILED
         engine = sa.create_engine(url)

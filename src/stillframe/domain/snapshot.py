@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 
@@ -74,6 +74,25 @@ class SnapshotCard:
 
 
 @dataclass(frozen=True)
+class ShownSnapshot:
+    """What clients are shown of a published snapshot (``Snapshot`` says what the fields are), without what is for us alone."""
+
+    uuid: str
+    vm_uuid: str
+    name: str
+    description: str
+    ctime: int
+    tenant: str
+    tenant_name: str
+    namespace: str
+    screenshot_checksum: str
+    operation_uuid: str
+    vm_detail: str
+    disks: tuple[DiskSnapshot, ...]
+    memory: MemoryState | None = None
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A published snapshot.
 
@@ -104,3 +123,8 @@ class Snapshot:
     @property
     def described(self) -> str:
         return f'snapshot "{self.name}" ({self.uuid})'
+
+    @property
+    def shown(self) -> ShownSnapshot:
+        """As clients are shown it."""
+        return ShownSnapshot(**{field.name: getattr(self, field.name) for field in fields(ShownSnapshot)})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 HEAD = "head"
 ROOT = ""
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """One snapshot as the tree needs it. ``seq`` orders siblings by creation."""
 
     uuid: str

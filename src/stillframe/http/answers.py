@@ -1,8 +1,10 @@
-"""What results look like: the ``data`` of each call, in the seed's own field names, order and types."""
+"""What results look like: the ``data`` of each call, in the seed's own field names, order and types.
+
+Of snapshots and trees the models here are the document alone: shown.py writes them.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -13,12 +15,10 @@ from pydantic_core import CoreSchema
 from stillframe.domain.compute import ComputeInfo, ComputeInspectInfo
 from stillframe.domain.errors import StillframeError
 from stillframe.domain.findings import Finding
-from stillframe.domain.snapshot import MemoryState, MemoryStatus, Snapshot
 from stillframe.domain.tree import SnapshotTree
 from stillframe.http.envelope import EmptyData, Failure, Success, failure_of
-from stillframe.http.links import Links
 from stillframe.operations.doctor import Report
-from stillframe.operations.requests import Cluster, SnapshotPage, VmPage
+from stillframe.operations.requests import Cluster, VmPage
 
 
 class _StoredDetail:
@@ -196,18 +196,6 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def snapshot_data(snapshot: Snapshot, links: Links) -> GetVsdSnapshotResponse:
-    return GetVsdSnapshotResponse(**_fields(snapshot, links))
-
-
-def list_data(page: SnapshotPage, links: Links) -> SnapshotListData:
-    rows = [
-        SnapshotRow(**_fields(snapshot, links), screenshot_url_ssl=links.screenshot_ssl(snapshot))
-        for snapshot in page.snapshots
-    ]
-    return SnapshotListData(list=rows, total_count=page.total_count)
-
-
 def batch_data(entries: Sequence[DiskSnapshotInfo], errors: Sequence[StillframeError | None]) -> BatchData:
     """Each entry's own Output, about that entry as it was requested."""
     results = [
@@ -233,42 +221,3 @@ def vm_list_data(page: VmPage, cluster: Cluster) -> VmListData:
             )
         ],
     )
-
-
-def _fields(snapshot: Snapshot, links: Links) -> dict[str, Any]:
-    memory = snapshot.memory
-    return {
-        "tenant": snapshot.tenant,
-        "tenant_name": snapshot.tenant_name,
-        "namespace": snapshot.namespace,
-        "uuid": snapshot.uuid,
-        "compute_uuid": snapshot.vm_uuid,
-        "name": snapshot.name,
-        "description": snapshot.description,
-        "ctime": snapshot.ctime,
-        "vm_detail": json.loads(snapshot.vm_detail) if snapshot.vm_detail else None,
-        "screenshot_url": links.screenshot(snapshot),
-        "domain_remote_url": memory.location if memory and memory.status is not MemoryStatus.FAILED else "",
-        "disk_snapshot_list": [
-            DiskSnapshotInfo(VolumeUuid=disk.volume_uuid, SnapshotUuid=disk.uuid, DiskDrive=disk.target)
-            for disk in snapshot.disks
-        ],
-        "attr": _attr(snapshot) or None,
-    }
-
-
-def _attr(snapshot: Snapshot) -> dict[str, str]:
-    operation = {"operation_uuid": snapshot.operation_uuid} if snapshot.operation_uuid else {}
-    return {**operation, **(_attr_of_memory(snapshot.memory) if snapshot.memory else {})}
-
-
-def _attr_of_memory(memory: MemoryState) -> dict[str, str]:
-    attr = {
-        "status": memory.status.value,
-        "progress": str(memory.progress),
-        "memory_uuid": memory.uuid,
-        "memory_bytes": str(memory.size_bytes),
-        "capture_mode": memory.mode.value,
-        "checksum": memory.checksum,
-    }
-    return {**attr, "reason": memory.reason} if memory.reason else attr

@@ -16,8 +16,6 @@ from stillframe.http.answers import (
     SnapshotListData,
     SnapshotTreeData,
     batch_data,
-    list_data,
-    snapshot_data,
 )
 from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers, follow, follow_with_body
 from stillframe.http.envelope import EmptyData, Failure
@@ -34,6 +32,7 @@ from stillframe.http.schemas import (
     VmParams,
     VolumeRollbackBody,
 )
+from stillframe.http.shown import list_answer, snapshot_answer, tree_answer
 from stillframe.http.transport import respond_to
 
 SNAPSHOT = "/v1/compute/vsd/snapshot"
@@ -61,7 +60,7 @@ async def list_snapshots(params: Annotated[SnapshotListParams, Query()], door: D
     page, links = await door.look_with_links(
         door.use_cases.list_snapshots, params.ref, params.filter_name, params.page, params.page_size, viewer
     )
-    return answer(list_data(page, links))
+    return list_answer(page, links)
 
 
 @router.get(f"{SNAPSHOT}/get", operation_id="getSnapshot", responses=answers(GetVsdSnapshotResponse))
@@ -69,14 +68,14 @@ async def list_snapshots(params: Annotated[SnapshotListParams, Query()], door: D
 async def get_snapshot(params: Annotated[SnapshotParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """One snapshot, by name."""
     snapshot, links = await door.look_with_links(door.use_cases.get_snapshot, params.ref, params.name, viewer)
-    return answer(snapshot_data(snapshot, links))
+    return snapshot_answer(snapshot, links)
 
 
 @router.get(f"{SNAPSHOT}/tree", operation_id="getSnapshotTree", responses=answers(SnapshotTreeData))
 @needs(Need.LOOK)
 async def get_tree(params: Annotated[VmParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The tree of a virtual machine's snapshots; `head` is its current state, the empty name the root."""
-    return answer(SnapshotTreeData(tree=await door.look(door.use_cases.tree, params.ref, viewer)))
+    return tree_answer(await door.look(door.use_cases.tree, params.ref, viewer))
 
 
 @router.get(f"{SNAPSHOT}/head", operation_id="getHeadSnapshot", responses=answers(GetVsdSnapshotResponse, EmptyData))
@@ -84,7 +83,7 @@ async def get_tree(params: Annotated[VmParams, Query()], door: DoorOf, viewer: V
 async def get_head(params: Annotated[VmParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The snapshot that the virtual machine's current state descends from; empty when there is none."""
     snapshot, links = await door.look_with_links(door.use_cases.head_snapshot, params.ref, viewer)
-    return answer(snapshot_data(snapshot, links) if snapshot else None)
+    return snapshot_answer(snapshot, links) if snapshot else answer()
 
 
 @router.post(f"{SNAPSHOT}/create", operation_id="createSnapshot", responses=acts(links=_OF_A_NEW_ONE))
@@ -118,7 +117,7 @@ async def rollback(body: RollbackBody, door: DoorOf, caller: CallerOf) -> Respon
         door.use_cases.rollback, body.ref, body.name, body.domain_memory or False, body.marked(caller)
     )
     links = await door.recall(door.links)
-    return answer(snapshot_data(snapshot, links))
+    return snapshot_answer(snapshot.shown, links)
 
 
 @router.post("/v1/compute/volume/snapshot/rollback", operation_id="rollbackVolumes", responses=acts(BatchData))

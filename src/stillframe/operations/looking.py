@@ -8,7 +8,7 @@ from collections.abc import Collection
 from stillframe.domain.access import Principal
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Refused
-from stillframe.domain.snapshot import Snapshot
+from stillframe.domain.snapshot import ShownSnapshot, Snapshot
 from stillframe.domain.tree import SnapshotTree, build_tree
 from stillframe.domain.vm import Vm
 from stillframe.operations import links, rollback
@@ -39,16 +39,16 @@ class Looking:
             found, total = tx.snapshots.page(vm.uuid, name_part, offset, limit)
         return SnapshotPage(tuple(found), total)
 
-    def get_snapshot(self, ref: VmRef, name: str, viewer: Principal) -> Snapshot:
+    def get_snapshot(self, ref: VmRef, name: str, viewer: Principal) -> ShownSnapshot:
         vm = self._vm(ref, viewer)
-        return self._snapshot(vm, name)
+        with self.world.metadata.read() as tx:
+            return rollback.check_known(tx.snapshots.shown_by_name(vm.uuid, nfc(name)), vm, name)
 
-    def head_snapshot(self, ref: VmRef, viewer: Principal) -> Snapshot | None:
+    def head_snapshot(self, ref: VmRef, viewer: Principal) -> ShownSnapshot | None:
         """The snapshot that the VM's current state descends from; None for a VM without snapshots."""
         vm = self._vm(ref, viewer)
         with self.world.metadata.read() as tx:
-            _nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
-            return tx.snapshots.by_uuid(head_uuid) if head_uuid else None
+            return tx.snapshots.shown_head(vm.uuid)
 
     def tree(self, ref: VmRef, viewer: Principal) -> SnapshotTree:
         vm = self._vm(ref, viewer)

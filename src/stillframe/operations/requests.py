@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from stillframe.domain.access import Principal
 from stillframe.domain.compute import ComputeInfo
-from stillframe.domain.snapshot import Snapshot
+from stillframe.domain.snapshot import ShownSnapshot
 from stillframe.ports.guests import GuestSpec
 
 
@@ -58,7 +58,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class SnapshotPage:
-    snapshots: tuple[Snapshot, ...]
+    snapshots: tuple[ShownSnapshot, ...]
     total_count: int
 
 

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from stillframe.domain import rules
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.domain.layers import Layer, Volume
-from stillframe.domain.snapshot import DiskSnapshot, Snapshot
+from stillframe.domain.snapshot import DiskSnapshot, ShownSnapshot, Snapshot
 from stillframe.domain.vm import Vm
 from stillframe.operations import restore_memory
 from stillframe.operations.checksum import text_checksum
@@ -34,6 +35,7 @@ from stillframe.ports.hypervisor import SavedConfiguration
 from stillframe.ports.metadata import Slot, Transaction
 
 KIND = "rollback"
+S = TypeVar("S", Snapshot, ShownSnapshot)
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ OPERATION = Operation(
 )
 
 
-def check_known(snapshot: Snapshot | None, vm: Vm, name: str) -> Snapshot:
+def check_known(snapshot: S | None, vm: Vm, name: str) -> S:
     """The snapshot, or the refusal that there is none of that name."""
     if snapshot is None:
         raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, f'"{name}" on {vm.described}')

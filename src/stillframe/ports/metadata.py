@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from stillframe.domain.layers import Layer, Volume
-from stillframe.domain.snapshot import MemoryState, Snapshot, SnapshotCard
+from stillframe.domain.snapshot import MemoryState, ShownSnapshot, Snapshot, SnapshotCard
 from stillframe.domain.tree import Node
 from stillframe.ports.keys import KeyRows
 from stillframe.ports.log import LogRows
@@ -103,11 +103,17 @@ class SnapshotRows(Protocol):
         """All, in order of creation (``seq``)."""
         ...
 
-    def page(self, vm_uuid: str, name_part: str, offset: int, limit: int | None) -> tuple[list[Snapshot], int]:
+    def page(self, vm_uuid: str, name_part: str, offset: int, limit: int | None) -> tuple[list[ShownSnapshot], int]:
         """Newest first (ctime), then by name; ``name_part`` is a case-sensitive literal substring ("" means all).
 
         Returns the page and the number of all that match.
         """
+        ...
+
+    def shown_by_name(self, vm_uuid: str, name: str) -> ShownSnapshot | None: ...
+
+    def shown_head(self, vm_uuid: str) -> ShownSnapshot | None:
+        """The snapshot that the VM's current state descends from."""
         ...
 
     def by_name(self, vm_uuid: str, name: str) -> Snapshot | None: ...

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stillframe.adapters.metadata import shown
 from stillframe.adapters.metadata.schema import (
     AnyText,
     disk_snapshots,
@@ -19,10 +20,25 @@ from stillframe.adapters.metadata.schema import (
 from stillframe.adapters.metadata.uniqueness import is_unique
 from stillframe.adapters.metadata.vms import ensure_vm, next_seq
 from stillframe.domain.errors import ErrorCase, Failed, Refused
-from stillframe.domain.snapshot import CaptureMode, DiskSnapshot, MemoryState, MemoryStatus, Snapshot, SnapshotCard
+from stillframe.domain.snapshot import (
+    CaptureMode,
+    DiskSnapshot,
+    MemoryState,
+    MemoryStatus,
+    ShownSnapshot,
+    Snapshot,
+    SnapshotCard,
+)
 from stillframe.domain.tree import Node
 
-_BIGGEST = 2**63 - 1  # what both databases take for LIMIT and OFFSET
+# made once, so that SQLAlchemy need not find out each time what they are
+_VM = sa.bindparam("vm_uuid", type_=AnyText())
+_NODES = (
+    sa.select(*(snapshots.c[name] for name in ("uuid", "name", "parent_uuid", "seq")))
+    .where(snapshots.c.vm_uuid == _VM)
+    .order_by(snapshots.c.seq)
+)
+_HEAD_UUID = sa.select(vm_heads.c.snapshot_uuid).where(vm_heads.c.vm_uuid == _VM)
 
 
 class SqlSnapshots:
@@ -34,17 +50,14 @@ class SqlSnapshots:
     def of_vm(self, vm_uuid: str) -> list[Snapshot]:
         return self._load(_all().where(snapshots.c.vm_uuid == vm_uuid).order_by(snapshots.c.seq))
 
-    def page(self, vm_uuid: str, name_part: str, offset: int, limit: int | None) -> tuple[list[Snapshot], int]:
-        matching = _all().where(snapshots.c.vm_uuid == vm_uuid)
-        if name_part:
-            # LIKE folds case on SQLite and has wildcards; removing the part changes exactly the names that hold it.
-            part = sa.literal(name_part, AnyText())
-            matching = matching.where(sa.func.replace(snapshots.c.name, part, "", type_=AnyText()) != snapshots.c.name)
-        total = self._connection.execute(matching.with_only_columns(sa.func.count())).scalar_one()
-        page = matching.order_by(snapshots.c.ctime.desc(), snapshots.c.name).offset(min(max(offset, 0), _BIGGEST))
-        if limit is not None:
-            page = page.limit(min(limit, _BIGGEST))
-        return self._load(page), total
+    def page(self, vm_uuid: str, name_part: str, offset: int, limit: int | None) -> tuple[list[ShownSnapshot], int]:
+        return shown.page(self._connection, vm_uuid, name_part, offset, limit)
+
+    def shown_by_name(self, vm_uuid: str, name: str) -> ShownSnapshot | None:
+        return shown.by_name(self._connection, vm_uuid, name)
+
+    def shown_head(self, vm_uuid: str) -> ShownSnapshot | None:
+        return shown.head(self._connection, vm_uuid)
 
     def by_name(self, vm_uuid: str, name: str) -> Snapshot | None:
         return self._load_one(_all().where(snapshots.c.vm_uuid == vm_uuid, snapshots.c.name == name))
@@ -53,12 +66,8 @@ class SqlSnapshots:
         return self._load_one(_all().where(snapshots.c.uuid == snapshot_uuid))
 
     def nodes(self, vm_uuid: str) -> tuple[list[Node], str | None]:
-        columns = (snapshots.c.uuid, snapshots.c.name, snapshots.c.parent_uuid, snapshots.c.seq)
-        rows = self._connection.execute(
-            sa.select(*columns).where(snapshots.c.vm_uuid == vm_uuid).order_by(snapshots.c.seq)
-        )
-        head = self._connection.scalar(sa.select(vm_heads.c.snapshot_uuid).where(vm_heads.c.vm_uuid == vm_uuid))
-        return [Node(uuid, name, parent_uuid, seq) for uuid, name, parent_uuid, seq in rows], head
+        nodes = [Node._make(row) for row in self._connection.execute(_NODES, {"vm_uuid": vm_uuid}).all()]
+        return nodes, self._connection.scalar(_HEAD_UUID, {"vm_uuid": vm_uuid})
 
     def cards(self, vm_uuid: str) -> tuple[list[SnapshotCard], str | None]:
         mine = snapshots.c.vm_uuid == vm_uuid
@@ -82,7 +91,7 @@ class SqlSnapshots:
             .where(mine)
             .order_by(snapshots.c.seq)
         )
-        head = self._connection.scalar(sa.select(vm_heads.c.snapshot_uuid).where(vm_heads.c.vm_uuid == vm_uuid))
+        head = self._connection.scalar(_HEAD_UUID, {"vm_uuid": vm_uuid})
         return [_card(row, bytes_of.get(row.uuid, 0)) for row in rows], head
 
     def insert(self, snapshot: Snapshot) -> Snapshot:
