@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from stillframe.domain.errors import ErrorCase, Failed
-from stillframe.domain.vm import Vm
+from stillframe.domain.vm import KnownVm, Vm
 
 
 class Unasked:
@@ -21,6 +21,9 @@ class Unasked:
         self._refuse(f"VM {vm_uuid}")
 
     def find_vm(self, vm_uuid: str) -> Vm:
+        self._refuse(f"VM {vm_uuid}")
+
+    def know_vm(self, vm_uuid: str) -> KnownVm:
         self._refuse(f"VM {vm_uuid}")
 
     def get_vm(self, vm_uuid: str) -> Vm:

@@ -85,6 +85,31 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class KnownVm:
+    """That there is a VM, how it is called and whose it is: what reading its snapshots needs. See ``Vm`` for the fields."""
+
+    uuid: str
+    name: str
+    tenant: str
+    unreadable: str = ""
+
+    def check_readable(self) -> None:
+        """Its configuration is known.
+
+        Raises:
+            Failed: HYPERVISOR_FAILED.
+        """
+        if self.unreadable:
+            why = f"{self.described}: its configuration cannot be read: {self.unreadable}"
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, why)
+
+    @property
+    def described(self) -> str:
+        """How messages name it."""
+        return f'VM "{self.name}" ({self.uuid})'
+
+
+@dataclass(frozen=True)
 class Vm:
     """A domain of the connected libvirt at one moment.
 
@@ -109,20 +134,22 @@ class Vm:
     saved_disks: tuple[Disk, ...]
     unreadable: str = ""
 
+    @property
+    def known(self) -> KnownVm:
+        return KnownVm(self.uuid, self.name, self.tenant, self.unreadable)
+
     def check_readable(self) -> None:
         """Its configuration is known.
 
         Raises:
             Failed: HYPERVISOR_FAILED.
         """
-        if self.unreadable:
-            why = f"{self.described}: its configuration cannot be read: {self.unreadable}"
-            raise Failed(ErrorCase.HYPERVISOR_FAILED, why)
+        self.known.check_readable()
 
     @property
     def described(self) -> str:
         """How messages name it."""
-        return f'VM "{self.name}" ({self.uuid})'
+        return self.known.described
 
     @property
     def snapshot_disks(self) -> tuple[Disk, ...]:

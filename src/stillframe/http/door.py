@@ -16,7 +16,7 @@ from stillframe.http.access import PRINCIPAL
 from stillframe.http.envelope import EmptyData, EnvelopeResponse, Failure, Success
 from stillframe.http.lanes import FairShare
 from stillframe.http.ledger import ENTRY, Entry, address_of
-from stillframe.http.links import Links
+from stillframe.http.links import Links, SignerWhenNeeded
 from stillframe.http.transport import OPERATIONS, OPERATIONS_MAX_NAMED
 from stillframe.operations.requests import Caller
 from stillframe.operations.use_cases import UseCases
@@ -25,6 +25,7 @@ from stillframe.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 LOOKING_THREADS = 16
 # of one tenant's, and of one viewer's about one virtual machine, at a time
@@ -95,6 +96,17 @@ class Door:
 
         def both(*args: P.args, **kwargs: P.kwargs) -> tuple[T, Links]:
             return call(*args, **kwargs), self.links()
+
+        return await self.look(both, *args, **kwargs)
+
+    async def show(
+        self, written: Callable[[T, Links], R], call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """``look``, and write the answer there and then, with what makes the links in it."""
+
+        def both(*args: P.args, **kwargs: P.kwargs) -> R:
+            found = call(*args, **kwargs)
+            return written(found, Links(self.settings.base_url, SignerWhenNeeded(self.use_cases.link_signer)))
 
         return await self.look(both, *args, **kwargs)
 

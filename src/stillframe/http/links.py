@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from stillframe.domain.snapshot import ShownSnapshot, SnapshotCard
 from stillframe.operations.links import SCREENSHOT, LinkSigner
@@ -10,12 +12,31 @@ from stillframe.operations.links import SCREENSHOT, LinkSigner
 SCREENSHOT_PATH = "/v1/compute/vsd/snapshot/screenshot"
 
 
+class Signer(Protocol):
+    """``LinkSigner`` or ``SignerWhenNeeded``."""
+
+    def query(self, kind: str, uuid: str) -> str: ...
+
+
+class SignerWhenNeeded:
+    """A signer that is made with its first link: most answers have none. Making it blocks."""
+
+    def __init__(self, make: Callable[[], LinkSigner]) -> None:
+        self._make = make
+        self._made: LinkSigner | None = None
+
+    def query(self, kind: str, uuid: str) -> str:
+        if self._made is None:
+            self._made = self._make()
+        return self._made.query(kind, uuid)
+
+
 @dataclass(frozen=True)
 class Links:
     """Makes them. ``base_url``: under which clients reach the service."""
 
     base_url: str
-    signer: LinkSigner
+    signer: Signer
 
     def screenshot(self, snapshot: ShownSnapshot | SnapshotCard) -> str:
         """Empty when the snapshot has none."""

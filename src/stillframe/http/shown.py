@@ -26,6 +26,10 @@ class _Disk(msgspec.Struct):
     DiskDrive: str
 
 
+class _Empty(msgspec.Struct):
+    pass
+
+
 class _Single(msgspec.Struct):
     """GetVsdSnapshotResponse."""
 
@@ -89,11 +93,15 @@ def snapshot_answer(snapshot: ShownSnapshot, links: Links) -> ShownResponse:
     return ShownResponse(_Single(*_up_to_screenshot(snapshot, links), *_from_remote_url(snapshot)))
 
 
+def head_answer(snapshot: ShownSnapshot | None, links: Links) -> ShownResponse:
+    return ShownResponse(_Empty()) if snapshot is None else snapshot_answer(snapshot, links)
+
+
 def list_answer(page: SnapshotPage, links: Links) -> ShownResponse:
     return ShownResponse(_List([_row(snapshot, links) for snapshot in page.snapshots], page.total_count))
 
 
-def tree_answer(tree: SnapshotTree) -> ShownResponse:
+def tree_answer(tree: SnapshotTree, _links: Links) -> ShownResponse:
     return ShownResponse(_Tree(tree))
 
 

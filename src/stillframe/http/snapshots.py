@@ -32,7 +32,7 @@ from stillframe.http.schemas import (
     VmParams,
     VolumeRollbackBody,
 )
-from stillframe.http.shown import list_answer, snapshot_answer, tree_answer
+from stillframe.http.shown import head_answer, list_answer, snapshot_answer, tree_answer
 from stillframe.http.transport import respond_to
 
 SNAPSHOT = "/v1/compute/vsd/snapshot"
@@ -57,33 +57,29 @@ router = APIRouter(
 @needs(Need.LOOK)
 async def list_snapshots(params: Annotated[SnapshotListParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The snapshots of a virtual machine, newest first."""
-    page, links = await door.look_with_links(
-        door.use_cases.list_snapshots, params.ref, params.filter_name, params.page, params.page_size, viewer
-    )
-    return list_answer(page, links)
+    query = (params.ref, params.filter_name, params.page, params.page_size)
+    return await door.show(list_answer, door.use_cases.list_snapshots, *query, viewer)
 
 
 @router.get(f"{SNAPSHOT}/get", operation_id="getSnapshot", responses=answers(GetVsdSnapshotResponse))
 @needs(Need.LOOK)
 async def get_snapshot(params: Annotated[SnapshotParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """One snapshot, by name."""
-    snapshot, links = await door.look_with_links(door.use_cases.get_snapshot, params.ref, params.name, viewer)
-    return snapshot_answer(snapshot, links)
+    return await door.show(snapshot_answer, door.use_cases.get_snapshot, params.ref, params.name, viewer)
 
 
 @router.get(f"{SNAPSHOT}/tree", operation_id="getSnapshotTree", responses=answers(SnapshotTreeData))
 @needs(Need.LOOK)
 async def get_tree(params: Annotated[VmParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The tree of a virtual machine's snapshots; `head` is its current state, the empty name the root."""
-    return tree_answer(await door.look(door.use_cases.tree, params.ref, viewer))
+    return await door.show(tree_answer, door.use_cases.tree, params.ref, viewer)
 
 
 @router.get(f"{SNAPSHOT}/head", operation_id="getHeadSnapshot", responses=answers(GetVsdSnapshotResponse, EmptyData))
 @needs(Need.LOOK)
 async def get_head(params: Annotated[VmParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The snapshot that the virtual machine's current state descends from; empty when there is none."""
-    snapshot, links = await door.look_with_links(door.use_cases.head_snapshot, params.ref, viewer)
-    return snapshot_answer(snapshot, links) if snapshot else answer()
+    return await door.show(head_answer, door.use_cases.head_snapshot, params.ref, viewer)
 
 
 @router.post(f"{SNAPSHOT}/create", operation_id="createSnapshot", responses=acts(links=_OF_A_NEW_ONE))

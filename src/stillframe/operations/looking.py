@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from stillframe.domain.access import Principal
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.snapshot import ShownSnapshot, Snapshot
 from stillframe.domain.tree import SnapshotTree, build_tree
-from stillframe.domain.vm import Vm
+from stillframe.domain.vm import KnownVm, Vm
 from stillframe.operations import links, rollback
 from stillframe.operations.detail import action_of, inspect_with_volumes
 from stillframe.operations.disks import place_disks
@@ -20,6 +21,8 @@ from stillframe.operations.log import Attempt
 from stillframe.operations.overview import Consequences, Overview, consequences, overview
 from stillframe.operations.requests import Cluster, SnapshotPage, VmPage, VmQuery, VmRef
 from stillframe.operations.world import World
+
+V = TypeVar("V", Vm, KnownVm)
 
 
 class Looking:
@@ -33,25 +36,25 @@ class Looking:
         self, ref: VmRef, name_part: str, page_number: int, page_size: int, viewer: Principal
     ) -> SnapshotPage:
         """Newest first, then by name; ``page_size`` <= 0 means everything."""
-        vm = self._vm(ref, viewer)
+        vm = self._known(ref, viewer)
         offset, limit = (page_number * page_size, page_size) if page_size > 0 else (0, None)
         with self.world.metadata.read() as tx:
             found, total = tx.snapshots.page(vm.uuid, name_part, offset, limit)
         return SnapshotPage(tuple(found), total)
 
     def get_snapshot(self, ref: VmRef, name: str, viewer: Principal) -> ShownSnapshot:
-        vm = self._vm(ref, viewer)
+        vm = self._known(ref, viewer)
         with self.world.metadata.read() as tx:
             return rollback.check_known(tx.snapshots.shown_by_name(vm.uuid, nfc(name)), vm, name)
 
     def head_snapshot(self, ref: VmRef, viewer: Principal) -> ShownSnapshot | None:
         """The snapshot that the VM's current state descends from; None for a VM without snapshots."""
-        vm = self._vm(ref, viewer)
+        vm = self._known(ref, viewer)
         with self.world.metadata.read() as tx:
             return tx.snapshots.shown_head(vm.uuid)
 
     def tree(self, ref: VmRef, viewer: Principal) -> SnapshotTree:
-        vm = self._vm(ref, viewer)
+        vm = self._known(ref, viewer)
         with self.world.metadata.read() as tx:
             nodes, head_uuid = tx.snapshots.nodes(vm.uuid)
         return build_tree(vm.uuid, nodes, head_uuid)
@@ -72,7 +75,7 @@ class Looking:
         with self.world.metadata.read() as tx:
             snapshot = tx.snapshots.by_uuid(snapshot_uuid)
         # libvirt is asked in any case: one that is away must not tell whether there is such a snapshot
-        vm = self._vm_of(snapshot.vm_uuid if snapshot else snapshot_uuid, viewer)
+        vm = self._seen(self.world.inventory.find_vm, snapshot.vm_uuid if snapshot else snapshot_uuid, viewer)
         return self._picture(snapshot_uuid, snapshot if vm is not None else None)
 
     def screenshot_by_link(self, snapshot_uuid: str, expires: str, signature: str) -> tuple[int, bytes]:
@@ -115,18 +118,26 @@ class Looking:
         Raises:
             Refused: VM_UNKNOWN, in the same words and from the same line whether there is none or it is another's.
         """
-        self._check_cluster(ref.cluster_uuid)
-        vm = self._vm_of(ref.compute_uuid, viewer)
-        if vm is None:
-            raise Refused(ErrorCase.VM_UNKNOWN, f"VM {ref.compute_uuid}")
-        if ref.tenant and ref.tenant != vm.tenant:
-            raise Refused(ErrorCase.TENANT_WRONG, f"{vm.described} does not belong to tenant {ref.tenant}")
+        vm = self._checked(ref, self.world.inventory.find_vm, viewer)
         if attempt is not None:
             attempt.vm_name, attempt.tenant = vm.name, vm.tenant
         return vm
 
-    def _vm_of(self, vm_uuid: str, viewer: Principal) -> Vm | None:
-        """The VM; None when there is none for the viewer.
+    def _known(self, ref: VmRef, viewer: Principal) -> KnownVm:
+        """The same of who only reads its snapshots."""
+        return self._checked(ref, self.world.inventory.know_vm, viewer)
+
+    def _checked(self, ref: VmRef, find: Callable[[str], V], viewer: Principal) -> V:
+        self._check_cluster(ref.cluster_uuid)
+        vm = self._seen(find, ref.compute_uuid, viewer)
+        if vm is None:
+            raise Refused(ErrorCase.VM_UNKNOWN, f"VM {ref.compute_uuid}")
+        if ref.tenant and ref.tenant != vm.tenant:
+            raise Refused(ErrorCase.TENANT_WRONG, f"{vm.described} does not belong to tenant {ref.tenant}")
+        return vm
+
+    def _seen(self, find: Callable[[str], V], vm_uuid: str, viewer: Principal) -> V | None:
+        """What ``find`` finds; None when there is no such VM for the viewer.
 
         Whose it is is asked first, in a way that nothing under way on the VM can hold up: how another's VM is, and that it
         hangs, is not for the viewer to feel or to read. It is asked anew each time and nothing is remembered, so an
@@ -136,7 +147,7 @@ class Looking:
         try:
             if viewer.bound is not None and not viewer.sees(self.world.inventory.tenant_of(vm_uuid)):
                 return None
-            vm = self.world.inventory.find_vm(vm_uuid)
+            vm = find(vm_uuid)
         except Refused as refusal:
             if refusal.case is not ErrorCase.VM_UNKNOWN:
                 raise

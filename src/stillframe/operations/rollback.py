@@ -22,7 +22,7 @@ from stillframe.domain import rules
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.domain.layers import Layer, Volume
 from stillframe.domain.snapshot import DiskSnapshot, ShownSnapshot, Snapshot
-from stillframe.domain.vm import Vm
+from stillframe.domain.vm import KnownVm, Vm
 from stillframe.operations import restore_memory
 from stillframe.operations.checksum import text_checksum
 from stillframe.operations.disks import check_no_drift, check_place, check_unused, layer_path, place_disks, whole_chain
@@ -309,7 +309,7 @@ OPERATION = Operation(
 )
 
 
-def check_known(snapshot: S | None, vm: Vm, name: str) -> S:
+def check_known(snapshot: S | None, vm: Vm | KnownVm, name: str) -> S:
     """The snapshot, or the refusal that there is none of that name."""
     if snapshot is None:
         raise Refused(ErrorCase.SNAPSHOT_UNKNOWN, f'"{name}" on {vm.described}')

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.snapshot import CaptureMode
-from stillframe.domain.vm import Vm
+from stillframe.domain.vm import KnownVm, Vm
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,10 @@ class Sighting(Protocol):
             Refused: VM_UNKNOWN, proved absent.
             Failed: HYPERVISOR_FAILED: it is known to hang.
         """
+        ...
+
+    def know_vm(self, vm_uuid: str) -> KnownVm:
+        """That there is such a VM, with the same promises as ``find_vm``, for a third of the questions to the hypervisor."""
         ...
 
     def get_vm(self, vm_uuid: str) -> Vm:

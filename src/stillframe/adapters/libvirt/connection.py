@@ -181,6 +181,7 @@ class Connection:
         vm_uuid: str = "",
         timeout_s: float | None = None,
         patient: bool = True,
+        asks_itself: bool = False,
     ) -> T:
         """Run ``act(virConnect)`` in a thread of its own and wait for its end. ``vm_uuid``: the VM that it concerns.
 
@@ -192,6 +193,7 @@ class Connection:
         Not ``patient`` is who only looks: where the VM is known to hang, because an earlier call about it was given up
         and has not ended or because its QEMU has owed libvirt an answer for longer than a call may take, the look is
         refused at once. What acts waits for its turn, so that what takes back comes after what it takes back.
+        ``asks_itself``: ``act`` asks what the QEMU owes by itself (``check_answers``), which is then not done twice.
 
         Raises:
             Refused: VM_UNKNOWN when libvirt proved the domain absent; HYPERVISOR_FAILED when it said no.
@@ -205,7 +207,11 @@ class Connection:
         limit_s = self.call_timeout_s if timeout_s is None else timeout_s
         try:
             return self._calls.run(
-                words, vm_uuid, lambda: self._run(words, act, vm_uuid, patient=patient), limit_s, patient=patient
+                words,
+                vm_uuid,
+                lambda: self._run(words, act, vm_uuid, asks=not (patient or asks_itself)),
+                limit_s,
+                patient=patient,
             )
         except NoAnswerError as error:
             # an embedded driver is in this process: it does not hang as a whole
@@ -221,6 +227,7 @@ class Connection:
         *,
         timeout_s: float | None = None,
         patient: bool = True,
+        asks_itself: bool = False,
     ) -> T:
         """Like ``call`` with the domain looked up first; ``what`` and the uuid go into errors."""
         return self.call(
@@ -229,6 +236,7 @@ class Connection:
             vm_uuid=vm_uuid,
             timeout_s=timeout_s,
             patient=patient,
+            asks_itself=asks_itself,
         )
 
     def check_wanted(self) -> None:
@@ -240,12 +248,21 @@ class Connection:
         if not self._calls.is_wanted:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "nobody waits for it any more")
 
-    def _run(self, what: str, act: Callable[[Any], T], vm_uuid: str, *, patient: bool) -> T:
+    def check_answers(self, what: str, owed: float | None) -> None:
+        """A QEMU that has owed libvirt an answer for so many seconds is not known to hang.
+
+        Raises:
+            Failed: HYPERVISOR_FAILED: it is.
+        """
+        if owed is not None and owed > self.call_timeout_s:
+            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: its QEMU has not answered libvirt for {owed:.0f} s")
+
+    def _run(self, what: str, act: Callable[[Any], T], vm_uuid: str, *, asks: bool) -> T:
         line = self._take_line(what)
         try:
             self.check_wanted()  # connecting may have taken its time
-            if vm_uuid and not patient:
-                self._check_answers(what, line.conn.lookupByUUIDString(vm_uuid))
+            if vm_uuid and asks:
+                self.check_answers(what, owed_s(line.conn.lookupByUUIDString(vm_uuid)))
             if vm_uuid and vm_uuid not in line.found and await_reconnected(line.conn, vm_uuid, self.check_wanted):
                 line.found.add(vm_uuid)
             return act(line.conn)
@@ -255,11 +272,6 @@ class Connection:
             raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: {error}") from error
         finally:
             self._give_back(line)
-
-    def _check_answers(self, what: str, domain: Any) -> None:
-        owed = owed_s(domain)
-        if owed is not None and owed > self.call_timeout_s:
-            raise Failed(ErrorCase.HYPERVISOR_FAILED, f"{what}: its QEMU has not answered libvirt for {owed:.0f} s")
 
     def _greet(self) -> None:
         """On a connection of its own, which no other call keeps from being read."""

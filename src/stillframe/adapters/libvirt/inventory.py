@@ -14,10 +14,10 @@ from stillframe.adapters.libvirt import domain_xml
 from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.inspect_info import InspectFacts, read_inspect
-from stillframe.adapters.libvirt.owed import Patience, await_answered
+from stillframe.adapters.libvirt.owed import Patience, await_answered, owed_s
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Failed, Refused
-from stillframe.domain.vm import Action, Disk, PowerState, SourceKind, Vm
+from stillframe.domain.vm import Action, Disk, KnownVm, PowerState, SourceKind, Vm
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: PowerState.NOSTATE,
@@ -81,6 +81,20 @@ class LibvirtInventory:
 
     def find_vm(self, vm_uuid: str) -> Vm:
         return self._connection.domain_call("look up", vm_uuid, self._read_or_say_why, patient=False)
+
+    def know_vm(self, vm_uuid: str) -> KnownVm:
+        def act(domain: Any) -> KnownVm:
+            owed = owed_s(domain)
+            if owed is not None:
+                self._connection.check_answers(f"look up (VM {vm_uuid})", owed)
+                return self._read_or_say_why(domain).known
+            try:
+                tenant, _name, _namespace = domain_xml.read_assignment(domain.XMLDesc(0))
+            except (Failed, libvirt.libvirtError):
+                return self._read_or_say_why(domain).known  # it knows what to say of one that cannot be read
+            return KnownVm(domain.UUIDString(), domain.name(), tenant)
+
+        return self._connection.domain_call("look up", vm_uuid, act, patient=False, asks_itself=True)
 
     def get_vm(self, vm_uuid: str) -> Vm:
         return self._connection.domain_call("look up", vm_uuid, self._read_one)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from stillframe.adapters.metadata.schema import service_facts
+from stillframe.adapters.metadata.schema import AnyText, service_facts
+
+# asked with every answer that holds a link
+_VALUE = sa.select(service_facts.c.value).where(service_facts.c.name == sa.bindparam("name", type_=AnyText()))
 
 
 class SqlFacts:
@@ -14,7 +17,7 @@ class SqlFacts:
         self._connection = connection
 
     def get(self, name: str) -> str | None:
-        return self._connection.scalar(sa.select(service_facts.c.value).where(service_facts.c.name == name))
+        return self._connection.scalar(_VALUE, {"name": name})
 
     def put(self, name: str, value: str) -> None:
         changed = self._connection.execute(

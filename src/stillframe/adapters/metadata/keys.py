@@ -7,11 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stillframe.adapters.metadata.schema import api_keys, sessions, values_of
+from stillframe.adapters.metadata.schema import AnyText, api_keys, sessions, values_of
 from stillframe.domain.access import Role
 from stillframe.ports.keys import KeyRow, SessionRow
 
 _COLUMNS = tuple(api_keys.c[field.name] for field in fields(KeyRow))
+# asked with every request: made once, so that SQLAlchemy need not find out each time what it is
+_BY_ID = sa.select(*_COLUMNS).where(api_keys.c.key_id == sa.bindparam("key_id", type_=AnyText()))
 
 
 class SqlKeys:
@@ -24,7 +26,7 @@ class SqlKeys:
         self._connection.execute(sa.insert(api_keys).values(values_of(key, api_keys)))
 
     def get(self, key_id: str) -> KeyRow | None:
-        row = self._connection.execute(sa.select(*_COLUMNS).where(api_keys.c.key_id == key_id)).one_or_none()
+        row = self._connection.execute(_BY_ID, {"key_id": key_id}).one_or_none()
         return None if row is None else _key(row)
 
     def page(self, tenant: str, after: str, limit: int) -> list[KeyRow]:
