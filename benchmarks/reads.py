@@ -187,8 +187,7 @@ def table(effort: Effort, measured: Measurements, sizes: dict[str, int]) -> str:
             lines.append(f"| {title}, {database} | {figures} | {word} |")
     lines += [
         "",
-        f"| answers a second of one core | bytes | a constant | the call | share | {SHARE_MIN} at least | "
-        "processor time of each, share |",
+        f"| answers a second of one core | bytes | a constant | the call | share | {SHARE_MIN} at least | by processor time |",
         "|---|---|---|---|---|---|---|",
     ]
     for database in DATABASES:
