@@ -21,7 +21,7 @@ from stillframe.http.door import CallerOf, DoorOf, acts, answer, answers, follow
 from stillframe.http.envelope import EmptyData, Failure
 from stillframe.http.fields import canonical_uuid, is_uuid
 from stillframe.http.links import SCREENSHOT_PATH
-from stillframe.http.parsing import StrictRoute, refuse_repeated
+from stillframe.http.parsing import StrictRoute, directly, refuse_repeated
 from stillframe.http.schemas import (
     CreateBody,
     DeleteBody,
@@ -55,6 +55,7 @@ router = APIRouter(
 
 @router.get(f"{SNAPSHOT}/list", operation_id="listSnapshots", responses=answers(SnapshotListData))
 @needs(Need.LOOK)
+@directly(SnapshotListParams)
 async def list_snapshots(params: Annotated[SnapshotListParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The snapshots of a virtual machine, newest first."""
     query = (params.ref, params.filter_name, params.page, params.page_size)
@@ -63,6 +64,7 @@ async def list_snapshots(params: Annotated[SnapshotListParams, Query()], door: D
 
 @router.get(f"{SNAPSHOT}/get", operation_id="getSnapshot", responses=answers(GetVsdSnapshotResponse))
 @needs(Need.LOOK)
+@directly(SnapshotParams)
 async def get_snapshot(params: Annotated[SnapshotParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """One snapshot, by name."""
     return await door.show(snapshot_answer, door.use_cases.get_snapshot, params.ref, params.name, viewer)
@@ -70,6 +72,7 @@ async def get_snapshot(params: Annotated[SnapshotParams, Query()], door: DoorOf,
 
 @router.get(f"{SNAPSHOT}/tree", operation_id="getSnapshotTree", responses=answers(SnapshotTreeData))
 @needs(Need.LOOK)
+@directly(VmParams)
 async def get_tree(params: Annotated[VmParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The tree of a virtual machine's snapshots; `head` is its current state, the empty name the root."""
     return await door.show(tree_answer, door.use_cases.tree, params.ref, viewer)
@@ -77,6 +80,7 @@ async def get_tree(params: Annotated[VmParams, Query()], door: DoorOf, viewer: V
 
 @router.get(f"{SNAPSHOT}/head", operation_id="getHeadSnapshot", responses=answers(GetVsdSnapshotResponse, EmptyData))
 @needs(Need.LOOK)
+@directly(VmParams)
 async def get_head(params: Annotated[VmParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
     """The snapshot that the virtual machine's current state descends from; empty when there is none."""
     return await door.show(head_answer, door.use_cases.head_snapshot, params.ref, viewer)
