@@ -1,4 +1,4 @@
-"""Calls that may hang: each in a thread of its own, waited for with a limit; and whether libvirt answers at all.
+"""Calls that may hang: each in a thread that it has for itself, waited for with a limit; and whether libvirt answers at all.
 
 A thread that hangs in a call cannot be ended. When the limit is over nobody waits for it any more, but the call may
 still do what it was to do. So until it has ended no other call begins about the same VM: what takes it back, or looks
@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from stillframe.domain.errors import StillframeError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_IDLE_S = 10.0
 
 
 class NoAnswerError(Exception):
@@ -40,6 +43,40 @@ class _Call:
     error: BaseException | None = None
 
 
+class _Threads:
+    """A thread for each job, at once. One whose job has ended waits a while for another: libvirt's first call in a new
+    thread takes five times as long as its next.
+    """
+
+    def __init__(self, idle_s: float = _IDLE_S) -> None:
+        self._idle_s = idle_s
+        self._idle: list[SimpleQueue[tuple[str, Callable[[], object]]]] = []  # what each listens to; changed atomically
+
+    def run(self, name: str, job: Callable[[], object]) -> None:
+        """Begin the job, which raises nothing."""
+        try:
+            jobs = self._idle.pop()
+        except IndexError:
+            jobs = SimpleQueue()
+            threading.Thread(target=self._work, args=(jobs,), daemon=True).start()
+        jobs.put((name, job))
+
+    def _work(self, jobs: SimpleQueue[tuple[str, Callable[[], object]]]) -> None:
+        while True:
+            try:
+                name, job = jobs.get(timeout=self._idle_s)
+            except Empty:
+                try:
+                    self._idle.remove(jobs)
+                except ValueError:
+                    continue  # taken at this very moment: its job is on the way
+                return
+            threading.current_thread().name = name
+            job()
+            del job  # what came of it belongs to who waited for it
+            self._idle.append(jobs)
+
+
 class Calls:
     """Safe from every thread. A call that hangs keeps one thread and its own VM, and nothing else."""
 
@@ -47,6 +84,7 @@ class Calls:
         self._answered = threading.Condition()
         self._unanswered: list[_Call] = []
         self._here = threading.local()
+        self._threads = _Threads()
 
     def run(self, what: str, subject: str, act: Callable[[], T], limit_s: float, *, patient: bool = True) -> T:
         """What ``act`` returns or raises.
@@ -62,8 +100,7 @@ class Calls:
         self._await_earlier(what, subject, limit_s if patient else 0.0)
         call = _Call(what, subject, act)
         # what is logged in there is about the same request and operation
-        context = copy_context()
-        threading.Thread(target=context.run, args=(self._run, call), name=f"libvirt: {what}", daemon=True).start()
+        self._threads.run(f"libvirt: {what}", partial(copy_context().run, self._run, call))
         if not call.ended.wait(until - time.monotonic()):
             with self._answered:
                 if not call.ended.is_set():
@@ -95,6 +132,7 @@ class Calls:
             call.result = call.act()
         except BaseException as error:  # noqa: BLE001 -- it is raised where the call is waited for
             call.error = error
+        self._here.call = None
         with self._answered:
             call.ended.set()
             if not call.wanted:
