@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 HEAD = "head"
@@ -44,13 +45,17 @@ def build_tree(vm_uuid: str, nodes: Sequence[Node], head_uuid: str | None) -> Sn
     Raises:
         KeyError: a parent or the head is not among ``nodes``.
     """
-    name_of = {node.uuid: node.name for node in nodes}
+    name_of = {uuid: name for uuid, name, _parent_uuid, _seq in nodes}
     parents: dict[str, str] = {}
     children: dict[str, list[str]] = {ROOT: []}
-    for node in sorted(nodes, key=lambda n: n.seq):
-        parent = ROOT if node.parent_uuid is None else name_of[node.parent_uuid]
-        parents[node.name] = parent
-        children.setdefault(parent, []).append(node.name)
+    for _uuid, name, parent_uuid, _seq in sorted(nodes, key=attrgetter("seq")):
+        parent = ROOT if parent_uuid is None else name_of[parent_uuid]
+        parents[name] = parent
+        below = children.get(parent)
+        if below is None:
+            children[parent] = [name]
+        else:
+            below.append(name)
     parent = ROOT if head_uuid is None else name_of[head_uuid]
     parents[HEAD] = parent
     children.setdefault(parent, []).append(HEAD)

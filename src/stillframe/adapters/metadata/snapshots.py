@@ -34,7 +34,13 @@ from stillframe.domain.tree import Node
 # made once, so that SQLAlchemy need not find out each time what they are
 _VM = sa.bindparam("vm_uuid", type_=AnyText())
 _NODES = (
-    sa.select(*(snapshots.c[name] for name in ("uuid", "name", "parent_uuid", "seq")))
+    sa.select(
+        # a thousand of them: what is ours was never escaped, and need not be looked through
+        sa.type_coerce(snapshots.c.uuid, sa.Text()),
+        sa.type_coerce(snapshots.c.parent_uuid, sa.Text()),
+        snapshots.c.name,
+        snapshots.c.seq,
+    )
     .where(snapshots.c.vm_uuid == _VM)
     .order_by(snapshots.c.seq)
 )
@@ -66,7 +72,8 @@ class SqlSnapshots:
         return self._load_one(_all().where(snapshots.c.uuid == snapshot_uuid))
 
     def nodes(self, vm_uuid: str) -> tuple[list[Node], str | None]:
-        nodes = [Node._make(row) for row in self._connection.execute(_NODES, {"vm_uuid": vm_uuid}).all()]
+        rows = self._connection.execute(_NODES, {"vm_uuid": vm_uuid}).all()
+        nodes = [Node(uuid, name, parent_uuid, seq) for uuid, parent_uuid, name, seq in rows]
         return nodes, self._connection.scalar(_HEAD_UUID, {"vm_uuid": vm_uuid})
 
     def cards(self, vm_uuid: str) -> tuple[list[SnapshotCard], str | None]:
