@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import asking
 from peers import Virsh
 from planting import PER_VM, plant_postgresql, plant_sqlite
-from report import Measurements
+from report import Measurements, put_section
 
 from support.ending import end_in_order
 from support.offline import domain_xml, file_disk, image, lot
@@ -242,8 +242,7 @@ def main(arguments: list[str]) -> int:
             many=effort.many,
             vms=effort.many // PER_VM,
         )
-        before = given.write.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
-        given.write.write_text(f"{before}\n\n{HEADING}\n\n{said}\n\n{rows}\n", encoding="utf-8")
+        put_section(given.write, HEADING, f"{said}\n\n{rows}")
     return 0
 
 

@@ -249,6 +249,14 @@ def document(measured: Measurements, checked: list[Verdict], run: Run) -> str:
     return "\n".join(lines)
 
 
+def put_section(file: Path, heading: str, text: str) -> None:
+    """Replace the document's section of this heading, or put it at the end; the others stay."""
+    before, _heading, old = file.read_text(encoding="utf-8").partition(f"{heading}\n")
+    _old, next_heading, after = old.partition("\n## ")
+    sections = [before.rstrip(), f"{heading}\n\n{text}", *([f"## {after.rstrip()}"] if next_heading else [])]
+    file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
 def _figure(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 

@@ -23,7 +23,7 @@ from tempfile import NamedTemporaryFile
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from peers import Virsh
-from report import Measurements, trees_table
+from report import Measurements, put_section, trees_table
 
 from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.snapshot import Snapshot
@@ -99,8 +99,7 @@ def main(arguments: list[str]) -> int:
         said = (
             f"Written by `{command}` on {datetime.now(UTC):%Y-%m-%d}: medians of {REPEATS - 1} (smallest to largest)."
         )
-        before = given.write.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
-        given.write.write_text(f"{before}\n\n{HEADING}\n\n{said}\n\n{rows}\n", encoding="utf-8")
+        put_section(given.write, HEADING, f"{said}\n\n{rows}")
     return 0
 
 

@@ -134,7 +134,7 @@ snapshots = sa.Table(
     _snapshot_key("parent_uuid"),
     sa.Index(None, "vm_uuid", "parent_uuid"),
     # each answers a call alone, without the rows: which snapshots a page has, and what hangs under what
-    sa.Index("ix_snapshots_page", "vm_uuid", "ctime", "name", "uuid"),
+    sa.Index("ix_snapshots_page", "vm_uuid", "ctime", "name", "seq"),
     sa.Index("ix_snapshots_tree", "vm_uuid", "seq", "uuid", "name", "parent_uuid"),
 )
 

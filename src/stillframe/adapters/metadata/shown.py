@@ -2,7 +2,8 @@
 
 The statements are made once, and SQLAlchemy keeps what it made of them. They ask for nothing that is not shown: a definition
 is several times as long as the rest of its row. Which rows a page has is read off an index alone
-(``ix_snapshots_page``), and only those rows are then looked up, by their uuids.
+(``ix_snapshots_page``), and only those rows are then looked up, by their numbers: the numbers of one virtual machine lie side
+by side in their index, while uuids are spread over all of theirs.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ def _count(*wanted: sa.ColumnElement[bool]) -> sa.Select[int]:
 
 def _page(*wanted: sa.ColumnElement[bool]) -> sa.Select[Any]:
     newest_first = (snapshots.c.ctime.desc(), snapshots.c.name)
-    uuids = sa.select(snapshots.c.uuid).where(*wanted).order_by(*newest_first).limit(_LIMIT).offset(_OFFSET)
+    seqs = sa.select(snapshots.c.seq).where(*wanted).order_by(*newest_first).limit(_LIMIT).offset(_OFFSET)
     # correlate nothing: the table is the outer statement's as well
     rows = _with_parts(_count(*wanted).correlate(None).scalar_subquery())
-    return rows.where(snapshots.c.uuid.in_(uuids.correlate(None))).order_by(*newest_first, disk_snapshots.c.position)
+    chosen = rows.where(_OF_VM, snapshots.c.seq.in_(seqs.correlate(None)))
+    return chosen.order_by(*newest_first, disk_snapshots.c.position)
 
 
 _BY_NAME = _with_parts().where(_OF_VM, snapshots.c.name == _NAME).order_by(disk_snapshots.c.position)

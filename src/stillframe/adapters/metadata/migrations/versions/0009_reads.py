@@ -12,5 +12,5 @@ depends_on = None
 
 def upgrade() -> None:
     op.drop_index("ix_snapshots_vm_uuid_ctime", "snapshots")
-    op.create_index("ix_snapshots_page", "snapshots", ["vm_uuid", "ctime", "name", "uuid"])
+    op.create_index("ix_snapshots_page", "snapshots", ["vm_uuid", "ctime", "name", "seq"])
     op.create_index("ix_snapshots_tree", "snapshots", ["vm_uuid", "seq", "uuid", "name", "parent_uuid"])
