@@ -326,6 +326,19 @@ class TestLayers:
                 assert [disk.layer_uuid for disk in found.disks] == [base.uuid]
                 assert tx.layers.referenced(VM) == {base.uuid}
 
+    def test_after_a_pull_what_backed_on_the_base_backs_on_its_parent(self, metadata: Metadata) -> None:
+        with metadata.write() as tx:
+            parent, base, top, child = add_volume(tx, "vol", depth=4)
+            tx.layers.set_head("vol", child.uuid)
+            tx.snapshots.insert(replace(a_snapshot("a"), disks=(disk_of(top),)))
+        for _ in range(2):  # repeatable
+            with metadata.write() as tx:
+                tx.layers.record_pull(base.uuid)
+            with metadata.read() as tx:
+                assert tx.layers.layers(VM) == [parent, replace(top, parent_uuid=parent.uuid), child]
+                assert tx.layers.volumes(VM)[0].head_layer_uuid == child.uuid
+                assert tx.layers.referenced(VM) == {top.uuid, child.uuid}
+
     def test_the_last_layer_takes_its_volume_along(self, metadata: Metadata) -> None:
         with metadata.write() as tx:
             base, top = add_volume(tx, "vol", depth=2)

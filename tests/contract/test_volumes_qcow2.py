@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.volumes_bench import MIB, VolumesBench, fails_with, names_in, run
+from contract.volumes_bench import MIB, VolumesBench, fails_with, is_same, names_in, program, run
 from stillframe.adapters.volumes import files, qemu_img
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
 from stillframe.domain.errors import ErrorCase, Unknown
@@ -43,11 +43,6 @@ def fill(directory: Path, leave_bytes: int) -> None:
     with (directory / "filler").open("wb", buffering=0) as file:
         figures = os.statvfs(directory)
         file.write(bytes(figures.f_bavail * figures.f_frsize - leave_bytes))
-
-
-def is_same(path: str, path_format: str, raw: str) -> bool:
-    compare = ["qemu-img", "compare", "-q", "-f", path_format, "-F", "raw", path, raw]
-    return subprocess.run(compare, check=False).returncode == 0
 
 
 def is_sound(path: str) -> bool:
@@ -195,13 +190,6 @@ def test_a_lock_that_is_about_to_go_is_waited_for(bench: VolumesBench) -> None:
         assert merge.is_alive()
     merge.join(10)
     assert not merge.is_alive()
-
-
-def program(directory: Path, text: str) -> str:
-    path = directory / "qemu-img-of-the-test"
-    path.write_text(f"#!/bin/sh\n{text}\n", encoding="ascii")
-    path.chmod(0o755)
-    return str(path)
 
 
 def test_a_call_that_hangs_is_ended(bench: VolumesBench) -> None:

@@ -98,3 +98,17 @@ def fails_with(case: ErrorCase = ErrorCase.STORAGE_FAILED, *words: str) -> Itera
 def names_in(directory: Path) -> set[str]:
     assert directory.is_dir(), f"{directory} is gone"
     return {path.name for path in directory.iterdir()}
+
+
+def is_same(path: str, path_format: str, raw: str) -> bool:
+    """A guest would read in the image what the raw file holds."""
+    compare = ["qemu-img", "compare", "-q", "-f", path_format, "-F", "raw", path, raw]
+    return subprocess.run(compare, check=False).returncode == 0
+
+
+def program(directory: Path, text: str) -> str:
+    """A shell script to be called in place of qemu-img."""
+    path = directory / "qemu-img-of-the-test"
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="ascii")
+    path.chmod(0o755)
+    return str(path)

@@ -261,6 +261,38 @@ class CommitTellsNothing(Unbroken):
         super().ensure_committed(top_path, base_path)
 
 
+class PullLosesData(Unbroken):
+    """Changes the name of the backing file, and nothing else."""
+
+    def ensure_pulled(
+        self, top_path: str, base_path: str, parent_path: str, parent_format: str, on_progress: OnMerge | None = None
+    ) -> None:
+        self.ensure_backing(top_path, parent_path, parent_format)
+
+
+class PullStoresZeroes(Unbroken):
+    """What qemu-img rebase does by itself."""
+
+    def ensure_pulled(
+        self, top_path: str, base_path: str, parent_path: str, parent_format: str, on_progress: OnMerge | None = None
+    ) -> None:
+        run("qemu-img", "rebase", "-f", "qcow2", "-b", parent_path, "-F", parent_format, top_path)
+
+
+class PullTellsNothing(Unbroken):
+    def ensure_pulled(
+        self, top_path: str, base_path: str, parent_path: str, parent_format: str, on_progress: OnMerge | None = None
+    ) -> None:
+        super().ensure_pulled(top_path, base_path, parent_path, parent_format)
+
+
+class AnythingIsPulled(Unbroken):
+    """What is on the way is taken for arrived."""
+
+    def probe_pulled(self, top_path: str, base_path: str) -> bool:
+        return super().probe_pulled(top_path, base_path) or self.probe_written(top_path)
+
+
 class RebaseMovesData(Unbroken):
     """A safe rebase: the image goes on reading what it read before."""
 
@@ -321,6 +353,12 @@ BROKEN: tuple[tuple[type[Unbroken], str], ...] = (
     (CommitDoesNotShrink, "check_commit_of_a_smaller_top_uncovers_nothing_above"),
     (CommitsIntoAnything, "check_commit_refuses_another_base"),
     (CommitTellsNothing, "check_commit_tells_its_progress"),
+    (PullLosesData, "check_pull_moves_data_zeroes_and_discards"),
+    (PullLosesData, "check_pull_of_any_sizes_uncovers_nothing"),
+    (PullStoresZeroes, "check_pull_stores_no_zeroes"),
+    (PullStoresZeroes, "check_pull_refuses_another_base"),
+    (PullTellsNothing, "check_pull_tells_its_progress"),
+    (AnythingIsPulled, "check_what_was_pulled_is_told_by_its_clusters"),
     (RebaseMovesData, "check_backing_changes_the_header_alone"),
     (DropsAnything, "check_drop_refuses_foreign_files"),
     (DropsTheDirectory, "check_drop_leaves_what_others_put_there"),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from contract import volumes_dropping, volumes_looking, volumes_merging, volumes_overlays
+from contract import volumes_dropping, volumes_looking, volumes_merging, volumes_overlays, volumes_pulling
 from contract.volumes_bench import VolumesBench
 
 Check = Callable[[VolumesBench], None]
 CHECKS: dict[str, Check] = {
     name: value
-    for part in (volumes_looking, volumes_overlays, volumes_merging, volumes_dropping)
+    for part in (volumes_looking, volumes_overlays, volumes_merging, volumes_pulling, volumes_dropping)
     for name, value in vars(part).items()
     if name.startswith("check_")
 }

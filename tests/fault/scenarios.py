@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from support.lab import Lab, settle
-from support.ledger import checksums, head_checksums
-from support.offline import write
+from support.ledger import checksums, head_checksums, layer_paths
+from support.offline import outweigh, write
 from support.service import SNAPSHOT, Vm
 
 VOLUMES = "/v1/compute/volume/snapshot/rollback"
@@ -143,8 +143,11 @@ def _off_on_the_goal_again(lab: Lab) -> None:
 # --- delete -----------------------------------------------------------------------------------------------------------
 
 
-def _make_doomed(vm: Callable[[Lab], Vm], *, below: bool) -> Callable[[Lab], None]:
-    """A snapshot to be deleted, on the head's way; ``below``: another one stands on it."""
+def _make_doomed(vm: Callable[[Lab], Vm], *, below: bool, pulled: bool = False) -> Callable[[Lab], None]:
+    """A snapshot to be deleted, on the head's way; ``below``: another one stands on it.
+
+    ``pulled``: what stands on it occupies more than it does, so that its data goes up; else down.
+    """
 
     def act(lab: Lab) -> None:
         one = vm(lab)
@@ -153,6 +156,9 @@ def _make_doomed(vm: Callable[[Lab], Vm], *, below: bool) -> Callable[[Lab], Non
                 _advance(lab, one, pattern)
                 one.create(name)
         _advance(lab, one, 5)
+        for target, (doomed, _format) in layer_paths(one)["doomed"].items():
+            above = layer_paths(one)["tip"][target][0] if below else one.disk_path(target)
+            outweigh(*(above, doomed) if pulled else (doomed, above))
 
     return act
 
@@ -174,14 +180,18 @@ def _make_branch(lab: Lab) -> None:
         vm.await_ticks(3)
 
 
-def _make_elsewhere(lab: Lab) -> None:
+def _make_elsewhere(*, pulled: bool = False) -> Callable[[Lab], None]:
     """A snapshot with another one on it, both on a branch that the head does not stand on."""
-    vm = lab.running
-    if "tip" not in vm.names():
-        _make_doomed(_running, below=True)(lab)
-    if vm.head()["name"] != "goal":
-        vm.rollback("goal", memory=True)
-        vm.await_ticks(3)
+
+    def act(lab: Lab) -> None:
+        vm = lab.running
+        if "tip" not in vm.names():
+            _make_doomed(_running, below=True, pulled=pulled)(lab)
+        if vm.head()["name"] != "goal":
+            vm.rollback("goal", memory=True)
+            vm.await_ticks(3)
+
+    return act
 
 
 def _delete_doomed(_lab: Lab) -> tuple[str, dict[str, Any]]:
@@ -246,8 +256,16 @@ SCENARIOS: tuple[Scenario, ...] = (
         "delete, live, a branch", ("delete",), _running, _make_branch, _delete_doomed, _is_gone(_running), _settled
     ),
     Scenario(
-        "delete, live, on another branch", ("delete",), _running, _make_elsewhere, _delete_doomed, _is_gone(_running),
+        "delete, live, on another branch", ("delete",), _running, _make_elsewhere(), _delete_doomed, _is_gone(_running),
         _delete(_running, "tip"),
+    ),
+    Scenario(
+        "delete, live, pulled on another branch", ("delete",), _running, _make_elsewhere(pulled=True), _delete_doomed,
+        _is_gone(_running), _delete(_running, "tip"),
+    ),
+    Scenario(
+        "delete, live, pulled into the head", ("delete",), _running, _make_doomed(_running, below=False, pulled=True),
+        _delete_doomed, _is_gone(_running), _settled,
     ),
     Scenario(
         "delete, off, below another", ("delete",), _off, _make_doomed(_off, below=True), _delete_doomed,
@@ -256,6 +274,14 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "delete, off, below the head", ("delete",), _off, _make_doomed(_off, below=False), _delete_doomed,
         _is_gone(_off), _settled,
+    ),
+    Scenario(
+        "delete, off, pulled into another", ("delete",), _off, _make_doomed(_off, below=True, pulled=True), _delete_doomed,
+        _is_gone(_off), _delete(_off, "tip"),
+    ),
+    Scenario(
+        "delete, off, pulled into the head", ("delete",), _off, _make_doomed(_off, below=False, pulled=True),
+        _delete_doomed, _is_gone(_off), _settled,
     ),
     Scenario(
         "delete of the VM", ("forget",), _off, _make_guest,

@@ -23,6 +23,7 @@ _ENOUGH = (
     "rollback, one disk",
     "delete, live, below another",
     "delete, live, a branch",
+    "delete, live, pulled into the head",
     "delete of the VM",
 )
 _STRUCK = tuple(scenario for scenario in SCENARIOS if scenario.name in _ENOUGH)

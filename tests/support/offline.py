@@ -83,6 +83,15 @@ def write(path: str | Path, pattern: int, offset: str = "0", length: str = "1M",
     subprocess.run(["qemu-io", "-f", image_format, "-c", act, str(path)], check=True, capture_output=True)
 
 
+def outweigh(path: str | Path, other: str | Path) -> None:
+    """The file occupies 8 MiB more than the other one. Its size and contents stay, and a QEMU may write to it meanwhile."""
+    more = (Path(other).stat().st_blocks - Path(path).stat().st_blocks) * 512 + (8 << 20)
+    if more > 0:
+        # behind what it has already, which is none of its own
+        behind = str(max(Path(path).stat().st_size, Path(path).stat().st_blocks * 512))
+        subprocess.run(["fallocate", "-n", "-o", behind, "-l", str(more), str(path)], check=True)
+
+
 def file_disk(path: Path, target: str, image_format: str = "qcow2", inner: str = "") -> str:
     """A <disk> on an image file."""
     return (

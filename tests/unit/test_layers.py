@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillframe.domain.layers import Act, Drop, Layer, Merge, chain, plan_collection
+from stillframe.domain.layers import Act, Costs, Drop, Layer, Merge, Pull, chain, plan_collection
 
 
 def layer(uuid: str, parent: str | None = None, *, foreign: bool = False) -> Layer:
@@ -66,6 +66,53 @@ def test_a_shared_layer_is_kept_until_one_child_is_left() -> None:
     assert plan_collection([BASE, A, B, other], ["base", "b"]) == (Drop(other), Merge(top=B, base=A, children=()))
 
 
+# --- which way a merge goes
+
+
+def costs(closed: tuple[str, ...] = (), **occupied: int) -> Costs:
+    return Costs(occupied, closed)
+
+
+def test_the_smaller_layer_goes_up_into_its_child() -> None:
+    assert plan_collection([BASE, A, B], ["base", "b"], costs(a=1, b=2)) == (Pull(top=B, base=A, parent=BASE),)
+
+
+@pytest.mark.parametrize(
+    "ground",
+    [
+        costs(a=2, b=1),
+        costs(a=2, b=2),
+        costs(a=1),
+        costs(b=2),
+        costs(("b",), a=1, b=2),
+    ],
+    ids=["larger", "as large", "child's size unknown", "own size unknown", "the child can take nothing"],
+)
+def test_otherwise_the_child_goes_down(ground: Costs) -> None:
+    assert plan_collection([BASE, A, B], ["base", "b"], ground) == (Merge(top=B, base=A, children=()),)
+
+
+def test_what_lies_in_the_users_own_file_stays_in_it() -> None:
+    assert plan_collection([BASE, A], ["a"], costs(base=1, a=2)) == (Merge(top=A, base=BASE, children=()),)
+    foreign = replace(A, foreign=True)
+    assert plan_collection([BASE, foreign, B], ["base", "b"], costs(a=1, b=2)) == (
+        Merge(top=B, base=foreign, children=()),
+    )
+
+
+def test_what_was_merged_weighs_on_the_next_decision() -> None:
+    """What was merged holds both, at most."""
+    chain_of_four = [BASE, A, B, C]
+    assert plan_collection(chain_of_four, ["base", "c"], costs(a=2, b=3, c=4)) == (
+        Pull(top=B, base=A, parent=BASE),
+        Merge(top=C, base=replace(B, parent_uuid="base"), children=()),
+    )
+    assert plan_collection(chain_of_four, ["base", "c"], costs(a=3, b=2, c=6)) == (
+        Merge(top=B, base=A, children=(C,)),
+        Pull(top=replace(C, parent_uuid="a"), base=A, parent=BASE),
+    )
+
+
 # --- every tree
 
 
@@ -76,6 +123,7 @@ class World:
     layers: dict[str, Layer]
     contents: dict[str, dict[int, int]]
     references: dict[str, str]
+    costs: Costs
 
     def read(self, uuid: str) -> dict[int, int]:
         blocks: dict[int, int] = {}
@@ -93,7 +141,8 @@ class World:
         return uuid not in self.references.values()
 
     def plan(self) -> tuple[Act, ...]:
-        return plan_collection(list(self.layers.values()), set(self.references.values()))
+        """With what was merged so far in the sizes."""
+        return plan_collection(list(self.layers.values()), set(self.references.values()), self.costs)
 
     def do(self, act: Act) -> Iterator[str]:
         """The act as the adapters do it, stopping wherever a crash could."""
@@ -108,6 +157,9 @@ class World:
         assert act.top.parent_uuid == base
         assert self.is_loose(base), "somebody reads the base itself"
         assert self.children(base) == {top}, "somebody else backs on the base"
+        if isinstance(act, Pull):
+            yield from self.pull(act)
+            return
         assert self.children(top) == {child.uuid for child in act.children}
         for block, value in self.contents[top].items():
             self.contents[base][block] = value
@@ -118,7 +170,33 @@ class World:
         self.references = {name: base if uuid == top else uuid for name, uuid in self.references.items()}
         yield "the references were moved"
         del self.layers[top]
+        self.costs = merged(self.costs, base, top)
         yield "merged"
+
+    def pull(self, act: Pull) -> Iterator[str]:
+        top, base = act.top.uuid, act.base.uuid
+        assert not act.base.foreign, "a file of the user's would be deleted"
+        assert self.layers[act.parent.uuid] == act.parent
+        assert act.base.parent_uuid == act.parent.uuid
+        assert top not in self.costs.closed
+        assert self.costs.occupied[base] < self.costs.occupied[top], "the other way would have copied less"
+        for block, value in self.contents[base].items():
+            if block not in self.contents[top]:
+                self.contents[top][block] = value
+                yield "a block was pulled"
+        self.layers[top] = replace(act.top, parent_uuid=act.parent.uuid)
+        yield "the child was moved"
+        del self.layers[base]
+        self.costs = merged(self.costs, top, base)
+        yield "merged"
+
+
+def merged(before: Costs, kept: str, gone: str) -> Costs:
+    both = before.occupied.get(kept), before.occupied.get(gone)
+    left = {uuid: size for uuid, size in before.occupied.items() if uuid not in (kept, gone)}
+    if both[0] is not None and both[1] is not None:
+        left[kept] = both[0] + both[1]
+    return Costs(left, before.closed)
 
 
 @st.composite
@@ -137,6 +215,10 @@ def worlds(draw: st.DrawFn) -> World:
         named,
         {uuid: draw(blocks) for uuid in named},
         {f"reference{at}": uuid for at, uuid in enumerate(referred)},
+        Costs(
+            {name: draw(st.integers(0, 9)) for name in names if draw(st.booleans())},
+            [name for name in names if draw(st.booleans())],
+        ),
     )
 
 
@@ -170,4 +252,4 @@ def test_planning_again_after_a_crash_goes_on_with_the_rest(world: World) -> Non
 @given(worlds())
 def test_nothing_is_merged_that_could_have_been_dropped(world: World) -> None:
     kinds = [type(act) for act in world.plan()]
-    assert kinds == sorted(kinds, key=[Drop, Merge].index)
+    assert kinds == sorted(kinds, key=lambda kind: kind is not Drop)

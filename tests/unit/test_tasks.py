@@ -16,7 +16,8 @@ from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.layers import Layer
 from stillframe.operations import delete
-from stillframe.operations.delete import DeletePlan, DropPlan, MergePlan
+from stillframe.operations.delete import DeletePlan, DropPlan
+from stillframe.operations.merging import MergePlan
 from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.runner import Runner
 from stillframe.operations.tasks import TaskState, cancel_task, get_task, task_of

@@ -111,7 +111,7 @@ def _cost_of_deletion(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot
         known = sizes.get(layer.uuid) if layer.uuid in frozen else None
         return (world.volumes.probe_size(layer.path) or 0) if known is None else known
 
-    merges = tuple(MergeCost(targets.get(merge.top.volume_uuid, ""), size_of(merge.top)) for merge in plan.merges)
+    merges = tuple(MergeCost(targets.get(merge.top.volume_uuid, ""), size_of(merge.source)) for merge in plan.merges)
     memory = snapshot.memory.size_bytes if snapshot.memory else 0
     return merges, memory + sum(sizes.get(drop.layer.uuid) or 0 for drop in plan.drops if not drop.layer.foreign)
 

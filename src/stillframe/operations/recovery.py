@@ -18,6 +18,7 @@ from typing import Any
 
 from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.operations import create, delete, forget, rollback, rollback_volumes, save_memory
+from stillframe.operations.merging import COMMIT, MERGE_FAMILIES, PULL, SWITCH, MergePlan
 from stillframe.operations.moments import Phase
 from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Operation, Step
@@ -231,12 +232,21 @@ class Recovery:
             return False
         plan = delete.OPERATION.decode(now.plan)
         rest = [step.family for step in delete.OPERATION.steps_of(plan) if step.name not in now.steps_done]
-        begun = any(step.endswith((delete.COMMIT, delete.SWITCH)) for step in now.steps_done)
-        if begun or not all(family in delete.MERGE_FAMILIES for family in rest):
+        begun = any(step.endswith((COMMIT, SWITCH, PULL)) for step in now.steps_done)
+        if begun or not all(family in MERGE_FAMILIES for family in rest):
+            return False
+        if any(self._has_left_its_base(merge) for merge in plan.merges):
             return False
         vm = self._world.inventory.get_vm(row.vm_uuid)
         bases = {merge.base.path for merge in plan.merges}
         return not any(disk.path in bases for disk in (*vm.disks, *vm.saved_disks))
+
+    def _has_left_its_base(self, merge: MergePlan) -> bool:
+        """A pull that was cut off before it was noted has gone as far as to the layer's header."""
+        if merge.parent is None:
+            return False
+        info = self._world.volumes.probe_image(merge.top.path, merge.top.format)
+        return info is None or info.backing_path == merge.parent.path
 
     def finish_logged(self, row: OperationRow) -> Outcome:
         """Like ``finish``, for nobody who waits: the log gets what happened."""

@@ -85,6 +85,17 @@ OnSwitch = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class PullRequest:
+    """The first three files that a running disk reads through: ``top``, its active one, ``base`` and ``parent``."""
+
+    target: str
+    top_path: str
+    base_path: str
+    parent_path: str
+    parent_format: str
+
+
+@dataclass(frozen=True)
 class SavedConfiguration:
     """A configuration to come back to. ``disk_paths``: target -> (path, format) that replaces what the XML says.
 
@@ -220,6 +231,27 @@ class PointInTimeFixer(Protocol):
 
         Raises:
             Failed: VM_NOT_RUNNING when the VM went off meanwhile; both files read the same as before.
+        """
+        ...
+
+    def pull_live(self, vm_uuid: str, request: PullRequest, on_progress: OnMerge) -> None:
+        """The running QEMU copies what the request's base adds to its parent up into its top.
+
+        Nothing is switched: the VM reads through base as before, and the files read the same at every instant. Finds and
+        finishes a job that an earlier, interrupted call left. Safe to repeat.
+
+        Raises:
+            Failed: VM_NOT_RUNNING when the VM went off meanwhile; SPACE_EXHAUSTED.
+        """
+        ...
+
+    def leave_live(self, vm_uuid: str, request: PullRequest) -> None:
+        """The running QEMU reads from the request's parent behind its top, whose header says so, and has let base go.
+
+        For a base of which top needs nothing any more. Safe to repeat.
+
+        Raises:
+            Failed: VM_NOT_RUNNING when the VM went off meanwhile.
         """
         ...
 

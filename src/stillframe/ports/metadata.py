@@ -178,6 +178,10 @@ class LayerRows(Protocol):
         """References to ``top`` (snapshots, heads, children) mean ``base`` now, and ``top``'s row is gone. Repeatable."""
         ...
 
+    def record_pull(self, base_uuid: str) -> None:
+        """What backed on ``base``, which has a parent, backs on that now, and ``base``'s row is gone. Repeatable."""
+        ...
+
     def remove_layer(self, layer_uuid: str) -> None:
         """Repeatable. A volume without layers goes too."""
         ...

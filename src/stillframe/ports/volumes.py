@@ -104,6 +104,36 @@ class Volumes(Protocol):
         """
         ...
 
+    def ensure_pulled(
+        self,
+        top_path: str,
+        base_path: str,
+        parent_path: str,
+        parent_format: str,
+        on_progress: OnMerge | None = None,
+    ) -> None:
+        """What ``base_path``, top's backing file, adds to ``parent_path``, its own, is in ``top_path``, which backs on that
+        parent; durable. Zeroes take no space. Base and parent are only read.
+
+        ``on_progress`` as for ``ensure_committed``, of what base holds. None of them may be open for writing elsewhere.
+        Top reads the same at every instant, power loss included, as long as base is there. Nothing happens when top backs
+        on the parent already.
+
+        Raises:
+            Unknown: STORAGE_FAILED when the work neither ended in time nor could be stopped.
+        """
+        ...
+
+    def probe_pulled(self, top_path: str, base_path: str) -> bool:
+        """Nothing that ``top_path`` reads is in ``base_path``, of the same size: it can do without it.
+
+        Told from what lies on the disk, by metadata alone; right also while a QEMU writes to top.
+
+        Raises:
+            Failed: STORAGE_FAILED when it could not be looked at.
+        """
+        ...
+
     def ensure_backing(self, path: str, backing_path: str, backing_format: str) -> None:
         """``path``'s header names this backing file; no data moves; durable."""
         ...

@@ -24,6 +24,7 @@ DEEPEST_CHAIN = 24
 
 _POLL_S = 0.02
 _TIMEOUT_S = 300.0
+_SETTLE_TIMEOUT_S = 60.0
 
 
 def real_chain(domain: Any, target: str) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ def real_chain(domain: Any, target: str) -> tuple[str, ...]:
         Failed: HYPERVISOR_FAILED when QEMU does not know the disk.
     """
     found: list[str] = []
-    current: dict[str, Any] | None = _inserted(domain, target)["image"]
+    current: dict[str, Any] | None = inserted(domain, target)["image"]
     while current is not None:
         found.append(_plain(str(current["filename"])))
         current = current.get("backing-image")
@@ -62,8 +63,8 @@ def commit_behind_libvirt(
     qmp = Qmp(domain)
     job_id = f"stillframe-{target}"
     if not _job(qmp, job_id):
-        top = _inserted(domain, target)["node-name"]
-        base = _node_of(qmp, base_path, base_format)
+        top = inserted(domain, target)["node-name"]
+        base = node_of(qmp, base_path, base_format)
         qmp.run("block-commit", job_id=job_id, device=top, base_node=base, speed=bytes_per_s)
     deadline = time.monotonic() + _TIMEOUT_S
     asked = False
@@ -99,13 +100,35 @@ def remove_loose_nodes(domain: Any, path: str) -> None:
                 raise
 
 
-def _inserted(domain: Any, target: str) -> dict[str, Any]:
+def resume_from_full_disk(domain: Any) -> None:
+    """Undo QEMU's stop for want of space.
+
+    A guest's write that finds no space stops the guest (werror=enospc, QEMU's default); QEMU keeps the write and never
+    goes on by itself. Resumed, it repeats the write: as long as there is no space the guest stops again, and sees no error.
+    A merge's own write that finds none ends the job alone.
+    """
+    # asked of QEMU, because libvirt 11.3 gives the reason of such a stop as unknown
+    if Qmp(domain).run("query-status")["status"] == "io-error":
+        domain.resume()
+
+
+def await_settled(domain: Any, target: str, top_path: str) -> None:
+    """Libvirt ends the job a moment after the request; the XML tells when."""
+    deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+    while domain.blockJobInfo(target, 0):
+        if time.monotonic() > deadline:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, f"disk {target}: the merge of {top_path} does not end")
+        time.sleep(_POLL_S)
+
+
+def inserted(domain: Any, target: str) -> dict[str, Any]:
+    """What QEMU says of the disk's medium (``BlockDeviceInfo``); ``node-name`` is that of its active file."""
     alias = find_disk(parse_domain(domain.XMLDesc(0)), target).find("alias")
     name = alias.get("name", "") if alias is not None else ""
     for device in Qmp(domain).run("query-block"):
         if name and name in str(device.get("qdev", "")).split("/") and "inserted" in device:
-            inserted: dict[str, Any] = device["inserted"]
-            return inserted
+            found: dict[str, Any] = device["inserted"]
+            return found
     raise Failed(ErrorCase.HYPERVISOR_FAILED, f"disk {target}: QEMU knows no device {name}")
 
 
@@ -114,7 +137,7 @@ def _nodes(qmp: Qmp) -> list[dict[str, Any]]:
     return nodes
 
 
-def _node_of(qmp: Qmp, path: str, image_format: str) -> str:
+def node_of(qmp: Qmp, path: str, image_format: str) -> str:
     """The node of an image in its format; libvirt gives a raw image no node beside the protocol's."""
     found = {node["drv"]: str(node["node-name"]) for node in _nodes(qmp) if _plain(node["image"]["filename"]) == path}
     for driver in (image_format, "file"):

@@ -25,6 +25,7 @@ from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.death import has_died, unless_it_dies
 from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain, read_disks
 from stillframe.adapters.libvirt.merge import commit_live
+from stillframe.adapters.libvirt.merger import Merger
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
 from stillframe.adapters.libvirt.screenshot import take_screenshot
@@ -33,11 +34,11 @@ from stillframe.domain.snapshot import CaptureMode
 from stillframe.ports.hypervisor import (
     CaptureProgress,
     DiskSwitch,
-    MergeProgress,
     OnMerge,
     OnSwitch,
     PointInTime,
     PointRequest,
+    PullRequest,
 )
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class LibvirtPointInTime:
     def __init__(self, connection: Connection, *, merge_timeout_s: float, merge_bytes_per_s: int = 0) -> None:
         """``merge_bytes_per_s``: how fast a merge in a running QEMU may be; 0: as fast as it goes."""
         self._connection = connection
-        self._merge_timeout_s = merge_timeout_s
+        self._merger = Merger(connection, timeout_s=merge_timeout_s, bytes_per_s=merge_bytes_per_s)
         self._merge_bytes_per_s = merge_bytes_per_s
         # our duplicates of the descriptors that QEMU writes: held past the end of the capture, because QEMU's own
         # close would otherwise flush the file under its big lock and stall the guest
@@ -154,24 +155,13 @@ class LibvirtPointInTime:
     def commit_live(
         self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge, *, on_switch: OnSwitch
     ) -> None:
-        def tell(progress: MergeProgress) -> None:
-            self._connection.check_wanted()
-            on_progress(progress)
+        self._merger.commit(vm_uuid, target, top_path, base_path, on_progress, on_switch=on_switch)
 
-        def act(domain: Any) -> None:
-            try:
-                speed = self._merge_bytes_per_s
-                commit_live(domain, target, top_path, base_path, tell, on_switch=on_switch, bytes_per_s=speed)
-            except (libvirt.libvirtError, QmpError, StillframeError) as error:
-                if not has_died(domain):
-                    raise
-                raise Failed(
-                    ErrorCase.VM_NOT_RUNNING, f"VM {vm_uuid} was powered off while {top_path} was merged"
-                ) from error
+    def pull_live(self, vm_uuid: str, request: PullRequest, on_progress: OnMerge) -> None:
+        self._merger.pull(vm_uuid, request, on_progress)
 
-        self._connection.domain_call(
-            f"merge {top_path} into {base_path}", vm_uuid, act, timeout_s=self._merge_timeout_s
-        )
+    def leave_live(self, vm_uuid: str, request: PullRequest) -> None:
+        self._merger.leave(vm_uuid, request)
 
     def probe_capture(self, vm_uuid: str) -> CaptureProgress:
         def act(domain: Any) -> CaptureProgress:

@@ -1,4 +1,4 @@
-"""Live merges: libvirt's block commit, with pivot where the top layer is the active one."""
+"""Live merges downwards: libvirt's block commit, with pivot where the top layer is the active one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import libvirt
 
-from stillframe.adapters.libvirt.block_nodes import real_chain, remove_loose_nodes
+from stillframe.adapters.libvirt.block_nodes import await_settled, real_chain, remove_loose_nodes, resume_from_full_disk
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
+from stillframe.adapters.libvirt.pull import end_job, pull_job
 from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.adapters.libvirt.throttle import Throttle
-from stillframe.domain.errors import ErrorCase, Failed, Unknown
+from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.ports.hypervisor import MergeProgress, OnMerge, OnSwitch
 
 _POLL_S = 0.02
 _FULL_BYTES = 2 << 20  # QEMU's largest write of a job is 1 MiB; less than its clusters and tables may fit
-_SETTLE_TIMEOUT_S = 60.0
 
 
 def commit_live(
@@ -49,7 +49,7 @@ def commit_live(
         Unknown: HYPERVISOR_FAILED when the end of the job does not show in time.
     """
     throttle = Throttle(bytes_per_s, lambda: _lift_throttle(domain, target))
-    _resume_from_full_disk(domain)
+    resume_from_full_disk(domain)
     job_seen = False
     while True:
         job = domain.blockJobInfo(target, 0)
@@ -57,7 +57,7 @@ def commit_live(
             _check_merged(target, top_path, base_path, chain)
             _check_left(domain, target, top_path)
             remove_loose_nodes(domain, top_path)
-            _resume_from_full_disk(domain)
+            resume_from_full_disk(domain)
             return
         if not job and job_seen:
             raise _ended_early(target, top_path, base_path)
@@ -68,19 +68,7 @@ def commit_live(
         if _is_ready(domain, target):
             on_switch(target)
             domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
-        _await_settled(domain, target, top_path)
-
-
-def _resume_from_full_disk(domain: Any) -> None:
-    """Undo QEMU's stop for want of space.
-
-    A guest's write that finds no space stops the guest (werror=enospc, QEMU's default); QEMU keeps the write and never
-    goes on by itself. Resumed, it repeats the write: as long as there is no space the guest stops again, and sees no error.
-    A merge's own write that finds none ends the job alone.
-    """
-    # asked of QEMU, because libvirt 11.3 gives the reason of such a stop as unknown
-    if Qmp(domain).run("query-status")["status"] == "io-error":
-        domain.resume()
+        await_settled(domain, target, top_path)
 
 
 def _ended_early(target: str, top_path: str, base_path: str) -> Failed:
@@ -117,6 +105,7 @@ def _start(domain: Any, target: str, top_path: str, base_path: str, bytes_per_s:
         raise Failed(
             ErrorCase.HYPERVISOR_FAILED, f"disk {target}: {base_path} is not below {top_path} in the running chain"
         )
+    end_job(Qmp(domain), pull_job(target))  # of a pull that was given up for this
     active = chain[0] == top_path
     flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
     if active:
@@ -151,12 +140,3 @@ def _is_ready(domain: Any, target: str) -> bool:
     """True when an active commit mirrors, so that it can pivot."""
     mirror = find_disk(parse_domain(domain.XMLDesc(0)), target).find("mirror")
     return mirror is not None and mirror.get("ready") == "yes"
-
-
-def _await_settled(domain: Any, target: str, top_path: str) -> None:
-    """Libvirt ends the job a moment after the request; the XML tells when."""
-    deadline = time.monotonic() + _SETTLE_TIMEOUT_S
-    while domain.blockJobInfo(target, 0):
-        if time.monotonic() > deadline:
-            raise Unknown(ErrorCase.HYPERVISOR_FAILED, f"disk {target}: the merge of {top_path} does not end")
-        time.sleep(_POLL_S)

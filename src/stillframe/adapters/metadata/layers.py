@@ -80,6 +80,13 @@ class SqlLayers:
             )
         self._connection.execute(sa.delete(layers).where(layers.c.uuid == top_uuid))
 
+    def record_pull(self, base_uuid: str) -> None:
+        parent = self._connection.scalar(sa.select(layers.c.parent_uuid).where(layers.c.uuid == base_uuid))
+        if parent is None:
+            return
+        self._connection.execute(sa.update(layers).where(layers.c.parent_uuid == base_uuid).values(parent_uuid=parent))
+        self._connection.execute(sa.delete(layers).where(layers.c.uuid == base_uuid))
+
     def remove_layer(self, layer_uuid: str) -> None:
         volume_uuid = self._connection.scalar(sa.select(layers.c.volume_uuid).where(layers.c.uuid == layer_uuid))
         if volume_uuid is None:

@@ -15,13 +15,14 @@ from pathlib import Path
 from stillframe.adapters.volumes import files
 from stillframe.adapters.volumes.headers import Headers
 from stillframe.adapters.volumes.qemu_img import QemuImg
-from stillframe.adapters.volumes.written import holds_data
+from stillframe.adapters.volumes.written import holds_all_of, holds_data
 from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.ports.hypervisor import MergeProgress, OnMerge
 from stillframe.ports.volumes import ImageInfo, OwnedFile
 
 _DAY_S = 24 * 3600.0
 _CHECK_MEMORY_BYTES = 8 << 30  # it counts every cluster: two bytes for each that the file has room for
+_THROTTLE = "speed"
 _CHECKED = (0, 2, 3)  # qemu-img-check(1): nothing found, corruptions, leaks; 1 is a check that did not come to its end
 
 
@@ -46,7 +47,7 @@ class Qcow2Volumes:
         self._qemu_img = QemuImg(program, lock_wait_s)
         self._call_timeout_s = call_timeout_s
         self._commit_timeout_s = commit_timeout_s
-        self._rate = ["-r", str(merge_bytes_per_s)] if merge_bytes_per_s > 0 else []
+        self._merge_bytes_per_s = merge_bytes_per_s
 
     def probe_image(self, path: str, image_format: str) -> ImageInfo | None:
         """The image's own header, without its lock and without looking at its backing file; None when proved absent.
@@ -126,7 +127,8 @@ class Qcow2Volumes:
         # -d leaves top's data where it is; without it a crash would find top half emptied. The page cache is used:
         # QEMU orders its metadata by flushes, and the fsync below makes the whole result durable.
         tell = on_progress or (lambda _progress: None)
-        commit = ["commit", "-p", "-d", *self._rate, "-f", "qcow2", "-b", top.backing_path, "--", top_path]
+        rate = ["-r", str(self._merge_bytes_per_s)] if self._merge_bytes_per_s > 0 else []
+        commit = ["commit", "-p", "-d", *rate, "-f", "qcow2", "-b", top.backing_path, "--", top_path]
         self._qemu_img.run(
             commit,
             top_path,
@@ -139,6 +141,69 @@ class Qcow2Volumes:
             self._qemu_img.run(resize, base_path, self._commit_timeout_s, memory_bytes=None)
         self.ensure_durable(base_path)
         tell(MergeProgress(top.disk_bytes, top.disk_bytes))
+
+    def ensure_pulled(
+        self,
+        top_path: str,
+        base_path: str,
+        parent_path: str,
+        parent_format: str,
+        on_progress: OnMerge | None = None,
+    ) -> None:
+        """``top_path`` backs on ``parent_path``, durably, and holds what ``base_path`` adds to it; it reads the same
+        throughout. Base and parent are only read. Zeroes become zero clusters without data.
+
+        Safe to repeat, and to interrupt anywhere: until its header names the parent, top stands on base.
+
+        Raises:
+            Failed: STORAGE_FAILED before anything is done when top backs on neither, or one of the three is missing;
+                STORAGE_FAILED when one is open elsewhere; SPACE_EXHAUSTED. Top still reads the same.
+        """
+        top = self._existing(top_path, "qcow2")
+        self._existing(parent_path, parent_format)
+        tell = on_progress or (lambda _progress: None)
+        copied_bytes = 0
+        if (top.backing_path, top.backing_format) != (parent_path, parent_format):
+            if not top.backing_path or not files.same_file(top.backing_path, base_path):
+                raise Failed(
+                    ErrorCase.STORAGE_FAILED,
+                    f"{top_path}: its backing file is {top.backing_path or 'none'}, neither {base_path} nor {parent_path}; "
+                    "nothing was merged",
+                )
+            copied_bytes = self._existing(base_path, "qcow2").disk_bytes
+            self._headers.chain(top_path, "qcow2")
+            self._rebase(top_path, parent_path, parent_format, copied_bytes, tell)
+        self.ensure_durable(top_path)
+        tell(MergeProgress(copied_bytes, copied_bytes))
+
+    def _rebase(self, top_path: str, parent_path: str, parent_format: str, copied_bytes: int, tell: OnMerge) -> None:
+        # writethrough: QEMU 10.0 names the new backing file in the header while tables that lead to what was copied may
+        # still be in its memory; killed then, top would have lost that. So each write is durable before the next.
+        rebase = ["rebase", "-p", "-t", "writethrough"]
+        if self._merge_bytes_per_s > 0:
+            rebase += ["--object", f"throttle-group,id={_THROTTLE},x-bps-write={self._merge_bytes_per_s}"]
+        rebase += ["-b", parent_path, "-F", parent_format, "--", _sparing(top_path, self._merge_bytes_per_s > 0)]
+        self._qemu_img.run(
+            rebase,
+            top_path,
+            self._commit_timeout_s,
+            on_percent=lambda percent: tell(MergeProgress(int(copied_bytes * percent / 100), copied_bytes)),
+            memory_bytes=None,
+        )
+
+    def probe_pulled(self, top_path: str, base_path: str) -> bool:
+        """Every cluster that the qcow2 file at ``base_path`` has, the one at ``top_path`` has, too, as they are on the disk.
+
+        Raises:
+            Failed: STORAGE_FAILED when one could not be looked at, is no whole qcow2 file or has extended tables.
+        """
+        for path in (top_path, base_path):
+            files.check_absolute(path)
+        with files.storage_errors(top_path):
+            try:
+                return holds_all_of(Path(top_path), Path(base_path))
+            except ValueError as error:
+                raise Failed(ErrorCase.STORAGE_FAILED, f"{top_path} on {base_path}: {error}") from error
 
     def ensure_backing(self, path: str, backing_path: str, backing_format: str) -> None:
         """``path``'s header names this backing file and format; no data moves; durable. Safe to repeat.
@@ -279,3 +344,11 @@ def _alone(path: str, image_format: str) -> str:
     """The image by itself: what it stands on may be missing or damaged."""
     options = {"driver": image_format, "backing": None, "file": {"driver": "file", "filename": path}}
     return f"json:{json.dumps(options)}"
+
+
+def _sparing(path: str, throttled: bool) -> str:
+    """The image, to be opened so that zeroes that are written to it take no space, at the throttle's speed if wanted."""
+    file: dict[str, object] = {"driver": "file", "filename": path}
+    if throttled:
+        file = {"driver": "throttle", "throttle-group": _THROTTLE, "file": file}
+    return f"json:{json.dumps({'driver': 'qcow2', 'detect-zeroes': 'unmap', 'discard': 'unmap', 'file': file})}"
