@@ -26,6 +26,7 @@ from stillframe.adapters.libvirt.connection import Connection, choose_uri
 from stillframe.adapters.libvirt.guest import LibvirtGuests
 from stillframe.adapters.libvirt.inventory import LibvirtInventory, LibvirtPower
 from stillframe.adapters.libvirt.keeper import LibvirtKeeper
+from stillframe.adapters.libvirt.pacer import Speed
 from stillframe.adapters.memory.local import LocalMemoryStore
 from stillframe.adapters.metadata.database import look_at_metadata, open_metadata
 from stillframe.adapters.metrics.prometheus import PrometheusMetrics
@@ -115,7 +116,9 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
         metadata.close()
         raise
     fixer = LibvirtPointInTime(
-        connection, merge_timeout_s=settings.merge_timeout_s, merge_bytes_per_s=settings.merge_bytes_per_s
+        connection,
+        merge_timeout_s=settings.merge_timeout_s,
+        merge_speed=Speed(settings.merge_bytes_per_s, settings.merge_gives_way),
     )
     metrics = PrometheusMetrics(version("stillframe"))
     listeners, close_traces = _traces(settings)

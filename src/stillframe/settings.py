@@ -144,9 +144,15 @@ class Settings(BaseSettings):
         0,
         ge=0,
         lt=1 << 63,
-        description="How many bytes a second a merge may copy, on running and shut-off virtual machines, so that guests do "
-        "not feel it; 0: as fast as it goes. A merge under way keeps the speed that it began with; one that could never "
-        "end, because the guest writes that fast itself, is finished without it.",
+        description="How many bytes a second a merge may copy, on running and shut-off virtual machines, at most; 0: as "
+        "fast as it goes. One that could never end, because the guest writes that fast itself, is finished without it.",
+    )
+    merge_gives_way: bool = Field(
+        True,
+        description="A merge in a running virtual machine slows down while the guest's own writes take more than twice as "
+        "long as without it, and speeds up again; beside a guest that does not write it goes as fast as "
+        "STILLFRAME_MERGE_BYTES_PER_S lets it. Without this, a merge that is under way when the service is started again "
+        "keeps the speed that it began with.",
     )
     shutdown_timeout_s: int = Field(
         30,

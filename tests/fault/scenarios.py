@@ -11,7 +11,7 @@ from typing import Any
 
 from support.lab import Lab, settle
 from support.ledger import checksums, head_checksums, layer_paths
-from support.offline import outweigh, write
+from support.offline import outweigh, unburden, write
 from support.service import SNAPSHOT, Vm
 
 VOLUMES = "/v1/compute/volume/snapshot/rollback"
@@ -155,6 +155,8 @@ def _make_doomed(vm: Callable[[Lab], Vm], *, below: bool, pulled: bool = False) 
             if name not in one.names():
                 _advance(lab, one, pattern)
                 one.create(name)
+                for path, _format in layer_paths(one)[name].values():
+                    unburden(path)
         _advance(lab, one, 5)
         for target, (doomed, _format) in layer_paths(one)["doomed"].items():
             above = layer_paths(one)["tip"][target][0] if below else one.disk_path(target)

@@ -6,6 +6,7 @@ The embedded driver has one owner at a time, so these functions need the service
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -84,12 +85,17 @@ def write(path: str | Path, pattern: int, offset: str = "0", length: str = "1M",
 
 
 def outweigh(path: str | Path, other: str | Path) -> None:
-    """The file occupies 8 MiB more than the other one. Its size and contents stay, and a QEMU may write to it meanwhile."""
-    more = (Path(other).stat().st_blocks - Path(path).stat().st_blocks) * 512 + (8 << 20)
+    """The file occupies a little more than the other one. Its size and contents stay, and a QEMU may write to it meanwhile."""
+    more = (Path(other).stat().st_blocks - Path(path).stat().st_blocks) * 512 + (64 << 10)
     if more > 0:
         # behind what it has already, which is none of its own
         behind = str(max(Path(path).stat().st_size, Path(path).stat().st_blocks * 512))
         subprocess.run(["fallocate", "-n", "-o", behind, "-l", str(more), str(path)], check=True)
+
+
+def unburden(path: str | Path) -> None:
+    """Takes back what ``outweigh`` gave to a file to which nobody writes."""
+    os.truncate(path, Path(path).stat().st_size)
 
 
 def file_disk(path: Path, target: str, image_format: str = "qcow2", inner: str = "") -> str:

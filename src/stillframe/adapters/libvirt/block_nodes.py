@@ -68,7 +68,7 @@ def commit_behind_libvirt(
         qmp.run("block-commit", job_id=job_id, device=top, base_node=base, speed=bytes_per_s)
     deadline = time.monotonic() + _TIMEOUT_S
     asked = False
-    throttle = Throttle(bytes_per_s, lambda: _lift_throttle(qmp, job_id))
+    throttle = Throttle(bytes_per_s > 0, lambda: _lift_throttle(qmp, job_id))
     while job := _job(qmp, job_id):
         throttle.saw(int(job["offset"]), int(job["len"]))
         if job.get("ready") and not asked:

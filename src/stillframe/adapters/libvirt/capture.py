@@ -26,6 +26,7 @@ from stillframe.adapters.libvirt.death import has_died, unless_it_dies
 from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain, read_disks
 from stillframe.adapters.libvirt.merge import commit_live
 from stillframe.adapters.libvirt.merger import Merger
+from stillframe.adapters.libvirt.pacer import AS_FAST_AS_IT_GOES, Speed
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
 from stillframe.adapters.libvirt.screenshot import take_screenshot
@@ -65,11 +66,13 @@ class _Fixed:
 class LibvirtPointInTime:
     """``PointInTimeFixer`` and the capture half of ``CaptureKeeper`` (ports/hypervisor.py)."""
 
-    def __init__(self, connection: Connection, *, merge_timeout_s: float, merge_bytes_per_s: int = 0) -> None:
-        """``merge_bytes_per_s``: how fast a merge in a running QEMU may be; 0: as fast as it goes."""
+    def __init__(
+        self, connection: Connection, *, merge_timeout_s: float, merge_speed: Speed = AS_FAST_AS_IT_GOES
+    ) -> None:
+        """``merge_speed``: how fast a merge in a running QEMU may be."""
         self._connection = connection
-        self._merger = Merger(connection, timeout_s=merge_timeout_s, bytes_per_s=merge_bytes_per_s)
-        self._merge_bytes_per_s = merge_bytes_per_s
+        self._merger = Merger(connection, timeout_s=merge_timeout_s, speed=merge_speed)
+        self._merge_bytes_per_s = merge_speed.bytes_per_s
         # our duplicates of the descriptors that QEMU writes: held past the end of the capture, because QEMU's own
         # close would otherwise flush the file under its big lock and stall the guest
         self._held: dict[str, int] = {}
@@ -227,9 +230,9 @@ def _take_disk_back(domain: Any, switch: DiskSwitch, on_switch: OnSwitch, speed:
     overlay, frozen = switch.overlay_path, switch.frozen_path
     if overlay in real_chain(domain, switch.target):
         if read_chain(domain.XMLDesc(0), switch.target)[0] == overlay:
-            commit_live(
-                domain, switch.target, overlay, frozen, lambda _now: None, on_switch=on_switch, bytes_per_s=speed
-            )
+            # somebody waits for the undo: it does not give way
+            whole = Speed(speed)
+            commit_live(domain, switch.target, overlay, frozen, lambda _now: None, on_switch=on_switch, speed=whole)
         else:
             # libvirt's driver died between QEMU's switch and its own note of it
             image_format = switch.frozen_format

@@ -12,6 +12,7 @@ import libvirt
 
 from stillframe.adapters.libvirt.block_nodes import await_settled, real_chain, remove_loose_nodes, resume_from_full_disk
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
+from stillframe.adapters.libvirt.pacer import Pacer, Speed
 from stillframe.adapters.libvirt.pull import end_job, pull_job
 from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.adapters.libvirt.throttle import Throttle
@@ -30,12 +31,12 @@ def commit_live(
     on_progress: OnMerge,
     *,
     on_switch: OnSwitch,
-    bytes_per_s: int,
+    speed: Speed,
 ) -> None:
     """Merge ``top_path`` into ``base_path`` of a running domain's disk; see ``PointInTimeFixer.commit_live``.
 
-    ``bytes_per_s``: how fast at most, 0: as fast as it goes; a job that is found keeps the speed that it was given. It
-    gives way to a guest that would keep the merge from ending (throttle.py).
+    ``speed``: how fast (pacer.py); where it does not give way, a job that is found keeps the speed that it was given. What
+    holds it back goes when a guest would keep the merge from ending (throttle.py).
 
     A job that an interrupted call left is waited for and pivoted, not started again. Whether top is merged is asked of
     QEMU, because libvirt's picture of the chain may be behind after a crash (block_nodes.py).
@@ -48,8 +49,8 @@ def commit_live(
             below top, neither is in the chain, or libvirt believes the disk on a file that QEMU has left; the files read the same as before.
         Unknown: HYPERVISOR_FAILED when the end of the job does not show in time.
     """
-    throttle = Throttle(bytes_per_s, lambda: _lift_throttle(domain, target))
     resume_from_full_disk(domain)
+    pacer: Pacer | None = None
     job_seen = False
     while True:
         job = domain.blockJobInfo(target, 0)
@@ -61,10 +62,13 @@ def commit_live(
             return
         if not job and job_seen:
             raise _ended_early(target, top_path, base_path)
-        if not job:
-            _start(domain, target, top_path, base_path, bytes_per_s)
+        pacer = pacer or Pacer(domain, target, top_path, speed)
+        if job:
+            pacer.take_over(lambda bytes_per_s: _set_speed(domain, target, bytes_per_s))
+        else:
+            _start(domain, target, top_path, base_path, pacer.bytes_per_s)
         job_seen = True
-        _wait(domain, target, on_progress, throttle)
+        _wait(domain, target, on_progress, pacer)
         if _is_ready(domain, target):
             on_switch(target)
             domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
@@ -113,8 +117,14 @@ def _start(domain: Any, target: str, top_path: str, base_path: str, bytes_per_s:
     domain.blockCommit(target, base_path, top_path, bytes_per_s, flags)
 
 
-def _wait(domain: Any, target: str, on_progress: OnMerge, throttle: Throttle) -> None:
+def _wait(domain: Any, target: str, on_progress: OnMerge, pacer: Pacer) -> None:
     """Until the job is gone, or has copied everything and mirrors."""
+
+    def let_go() -> None:
+        pacer.release()
+        _set_speed(domain, target, pacer.bytes_per_s)
+
+    throttle = Throttle(pacer.holds_back, let_go)
     while True:
         job = domain.blockJobInfo(target, 0)
         if not job:
@@ -122,14 +132,15 @@ def _wait(domain: Any, target: str, on_progress: OnMerge, throttle: Throttle) ->
         done, total = int(job["cur"]), int(job["end"])
         on_progress(MergeProgress(done, total))
         throttle.saw(done, total)
+        pacer.saw(done, lambda bytes_per_s: _set_speed(domain, target, bytes_per_s))
         if total > 0 and done >= total and _is_ready(domain, target):
             return
         time.sleep(_POLL_S)
 
 
-def _lift_throttle(domain: Any, target: str) -> None:
+def _set_speed(domain: Any, target: str, bytes_per_s: int) -> None:
     try:
-        domain.blockJobSetSpeed(target, 0, libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
+        domain.blockJobSetSpeed(target, bytes_per_s, libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
     except libvirt.libvirtError:
         # a job that has just ended has no speed
         if domain.blockJobInfo(target, 0):

@@ -10,6 +10,7 @@ import libvirt
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.death import has_died
 from stillframe.adapters.libvirt.merge import commit_live
+from stillframe.adapters.libvirt.pacer import Speed
 from stillframe.adapters.libvirt.pull import leave_live, pull_live
 from stillframe.adapters.libvirt.qmp import QmpError
 from stillframe.domain.errors import ErrorCase, Failed, StillframeError
@@ -19,24 +20,23 @@ from stillframe.ports.hypervisor import MergeProgress, OnMerge, OnSwitch, PullRe
 class Merger:
     """The merging part of ``PointInTimeFixer`` (ports/hypervisor.py)."""
 
-    def __init__(self, connection: Connection, *, timeout_s: float, bytes_per_s: int) -> None:
-        """``bytes_per_s``: how fast a merge may be; 0: as fast as it goes."""
+    def __init__(self, connection: Connection, *, timeout_s: float, speed: Speed) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
-        self._bytes_per_s = bytes_per_s
+        self._speed = speed
 
     def commit(
         self, vm_uuid: str, target: str, top_path: str, base_path: str, on_progress: OnMerge, *, on_switch: OnSwitch
     ) -> None:
         def act(domain: Any) -> None:
-            speed, tell = self._bytes_per_s, self._while_wanted(on_progress)
-            commit_live(domain, target, top_path, base_path, tell, on_switch=on_switch, bytes_per_s=speed)
+            tell = self._while_wanted(on_progress)
+            commit_live(domain, target, top_path, base_path, tell, on_switch=on_switch, speed=self._speed)
 
         self._call(f"merge {top_path} into {base_path}", vm_uuid, act)
 
     def pull(self, vm_uuid: str, request: PullRequest, on_progress: OnMerge) -> None:
         def act(domain: Any) -> None:
-            pull_live(domain, request, self._while_wanted(on_progress), bytes_per_s=self._bytes_per_s)
+            pull_live(domain, request, self._while_wanted(on_progress), speed=self._speed)
 
         self._call(f"pull {request.base_path} into {request.top_path}", vm_uuid, act)
 

@@ -26,11 +26,13 @@ from stillframe.adapters.libvirt.block_nodes import (
     resume_from_full_disk,
 )
 from stillframe.adapters.libvirt.domain_xml import read_chain
-from stillframe.adapters.libvirt.qmp import Qmp
+from stillframe.adapters.libvirt.pacer import Pacer, Speed
+from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 from stillframe.ports.hypervisor import MergeProgress, OnMerge, PullRequest
 
 _POLL_S = 0.02
+_AT_ITS_END = ("waiting", "pending", "aborting", "concluded")
 _JOB_TIMEOUT_S = 60.0
 _NO_SPACE = os.strerror(28)
 
@@ -40,8 +42,8 @@ def pull_job(target: str) -> str:
     return f"stillframe-pull-{target}"
 
 
-def pull_live(domain: Any, request: PullRequest, on_progress: OnMerge, *, bytes_per_s: int) -> None:
-    """See ``PointInTimeFixer.pull_live``. ``bytes_per_s``: how fast at most; 0: as fast as it goes.
+def pull_live(domain: Any, request: PullRequest, on_progress: OnMerge, *, speed: Speed) -> None:
+    """See ``PointInTimeFixer.pull_live``. ``speed``: how fast (pacer.py).
 
     A job that an interrupted call left is taken up. Nothing happens when base has left the chain.
 
@@ -62,6 +64,7 @@ def pull_live(domain: Any, request: PullRequest, on_progress: OnMerge, *, bytes_
         )
     qmp = Qmp(domain)
     node = node_of(qmp, request.top_path, "qcow2")
+    pacer = Pacer(domain, target, base_path, speed)
     if _job(qmp, pull_job(target)).get("status") in (None, "concluded"):
         end_job(qmp, pull_job(target))
         qmp.run(
@@ -69,18 +72,20 @@ def pull_live(domain: Any, request: PullRequest, on_progress: OnMerge, *, bytes_
             job_id=pull_job(target),
             device=node,
             base_node=node_of(qmp, request.parent_path, request.parent_format),
-            speed=bytes_per_s,
+            speed=pacer.bytes_per_s,
             on_error="report",
             auto_finalize=False,
             auto_dismiss=False,
         )
-    _await_copied(qmp, target, base_path, on_progress)
+    else:
+        pacer.take_over(lambda bytes_per_s: _set_speed(qmp, target, bytes_per_s))
+    _await_copied(qmp, target, base_path, on_progress, pacer)
     qmp.run("human-monitor-command", command_line=f'qemu-io {node} "flush"')
     end_job(qmp, pull_job(target))
     resume_from_full_disk(domain)
 
 
-def _await_copied(qmp: Qmp, target: str, base_path: str, on_progress: OnMerge) -> None:
+def _await_copied(qmp: Qmp, target: str, base_path: str, on_progress: OnMerge, pacer: Pacer) -> None:
     """The job has copied everything and waits to be let go on."""
     occupied_bytes = Path(base_path).stat().st_blocks * 512
     while True:
@@ -90,10 +95,21 @@ def _await_copied(qmp: Qmp, target: str, base_path: str, on_progress: OnMerge) -
             raise _ended_early(target, base_path, str(job.get("error", "it was cancelled by somebody else")))
         # it counts what it has looked at, of the whole disk
         share = int(job["current-progress"]) / max(1, int(job["total-progress"]))
-        on_progress(MergeProgress(int(occupied_bytes * min(share, 1.0)), occupied_bytes))
+        copied_bytes = int(occupied_bytes * min(share, 1.0))
+        on_progress(MergeProgress(copied_bytes, occupied_bytes))
         if job["status"] == "pending":
             return
+        pacer.saw(copied_bytes, lambda bytes_per_s: _set_speed(qmp, target, bytes_per_s))
         time.sleep(_POLL_S)
+
+
+def _set_speed(qmp: Qmp, target: str, bytes_per_s: int) -> None:
+    try:
+        qmp.run("block-job-set-speed", device=pull_job(target), speed=bytes_per_s)
+    except QmpError:
+        # a job that has just ended has no speed
+        if _job(qmp, pull_job(target)).get("status") not in (*_AT_ITS_END, None):
+            raise
 
 
 def _ended_early(target: str, base_path: str, words: str) -> Failed:

@@ -10,15 +10,15 @@ _GIVES_WAY_AT = 2
 
 
 class Throttle:
-    """The speed of one merge, in bytes per second; 0 is as fast as it goes.
+    """What holds one merge back. ``holds``: something does.
 
     Merging a layer that the guest writes to copies again what it writes meanwhile. A guest that writes as fast as the
     merge may copy would keep it from ever ending: when twice of what there was to do at first has been copied, ``lift``
     is called, and the rest goes as fast as it can.
     """
 
-    def __init__(self, bytes_per_s: int, lift: Callable[[], None]) -> None:
-        self._holds = bytes_per_s > 0
+    def __init__(self, holds: bool, lift: Callable[[], None]) -> None:
+        self._holds = holds
         self._lift = lift
         self._first_total = 0
 
