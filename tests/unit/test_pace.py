@@ -39,20 +39,21 @@ def test_an_idle_guest_gets_full_speed() -> None:
 
 
 def test_beside_a_guest_that_writes_it_begins_slowly() -> None:
-    assert first_pace(USUAL, LIMITS) == Pace(32 * MIB, USUAL)
+    assert first_pace(USUAL, LIMITS) == Pace(64 * MIB, USUAL)
     assert first_pace(USUAL, Bounds(1, 8 * MIB, 16 * MIB)).bytes_per_s == 16 * MIB
 
 
 @pytest.mark.parametrize(
     ("now", "speed"),
     [
-        (writing(100) + flushing(1000), 150 * MIB),
-        (writing(149) + flushing(1490), 150 * MIB),
+        (writing(100) + flushing(1000), 200 * MIB),
+        (writing(120) + flushing(1490), 125 * MIB),
+        (writing(149) + flushing(1000), 125 * MIB),
         (writing(160), 100 * MIB),
         (writing(199) + flushing(200), 100 * MIB),
         (writing(210), 50 * MIB),
         (writing(100) + flushing(2100), 50 * MIB),
-        (flushing(900), 150 * MIB),
+        (flushing(900), 200 * MIB),
         (IDLE, 1024 * MIB),
     ],
 )

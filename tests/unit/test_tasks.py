@@ -29,6 +29,11 @@ PLAN = DeletePlan("s", "vm", None, (DropPlan(LAYER),), (MergePlan(LAYER, LAYER, 
 STEPS = [step.name for step in delete.OPERATION.steps_of(PLAN)]
 WEIGHT = 3 + 2 * 23  # unpublish, artefacts, one drop, two merges whose commit weighs 20
 
+OLD_PLAN = """{"snapshot_uuid": "s", "vm_uuid": "vm", "memory_uuid": null, "drops": [], "merges": [{
+  "top": {"uuid": "t", "volume_uuid": "v", "parent_uuid": "b", "path": "/t", "format": "qcow2", "foreign": false},
+  "base": {"uuid": "b", "volume_uuid": "v", "parent_uuid": null, "path": "/b", "format": "raw", "foreign": true},
+  "children": []}]}"""
+
 EVERYBODY = Principal("a0a0a0a0a0a0", Role.ADMINISTRATOR)
 
 
@@ -52,6 +57,23 @@ def merging(**changes: Any) -> OperationRow:
     """Half of the first merge is copied."""
     counted = {"step": "merge 0: commit", "bytes_done": 50, "bytes_total": 100, "rate_bytes_s": 20}
     return a_row(**{**counted, **changes})
+
+
+def test_a_plan_from_before_layers_were_pulled_is_carried_on_downwards() -> None:
+    plan = delete.OPERATION.decode(OLD_PLAN)
+    (merge,) = plan.merges
+    assert (merge.parent, merge.source.uuid, merge.goal.uuid) == (None, "t", "b")
+    assert [step.name for step in delete.OPERATION.steps_of(plan)][2:] == [
+        "merge 0: commit", "merge 0: repoint", "merge 0: record", "merge 0: drop",
+    ]  # fmt: skip
+
+
+def test_a_plan_that_pulls_is_read_as_it_was_written() -> None:
+    plan = replace(PLAN, merges=(MergePlan(LAYER, LAYER, (), LAYER),))
+    assert delete.OPERATION.decode(delete.OPERATION.encode(plan)) == plan
+    assert [step.name for step in delete.OPERATION.steps_of(plan)][3:] == [
+        "merge 0: pull", "merge 0: record", "merge 0: drop",
+    ]  # fmt: skip
 
 
 def test_a_step_that_counts_bytes_moves_the_whole() -> None:

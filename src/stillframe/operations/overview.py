@@ -49,7 +49,9 @@ class Overview:
 
 @dataclass(frozen=True)
 class MergeCost:
-    """``size_bytes``: what the layer occupies whose data is copied; ``target``: the disk."""
+    """``size_bytes``: what the layer occupies whose data is copied, the smaller of two if either way is open; ``target``: the
+    disk.
+    """
 
     target: str
     size_bytes: int
@@ -60,7 +62,7 @@ class Consequences:
     """What a rollback to the snapshot throws away (``now``), and what its deletion takes.
 
     ``refusal``: why it cannot be deleted now, also what broke as it was planned; None: it can. ``freed_bytes``: what goes for certain, memory and layers that
-    nothing needs; a merge frees what the lower layer had in the same places as well.
+    nothing needs; a merge frees what both layers have in the same places as well.
     """
 
     now: Now

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 _MIB = 1 << 20
 _TOO_SLOW = 2.0  # times what a write took before
-_FREE = 1.5
-_FASTER = 1.5
+_FREE, _FASTER = 1.5, 1.25
+_UNFELT, _MUCH_FASTER = 1.25, 2
 _SLOWER = 0.5
 _HUSHED = 64 << 10  # bytes per second
 _LEARNED_FROM = 20  # writes and flushes, or
@@ -93,7 +93,7 @@ def first_pace(before: Activity, limits: Bounds) -> Pace:
     """The speed to begin with, by what the guest did just before."""
     if not before.operations:
         return Pace(limits.ceiling, None)
-    return Pace(min(4 * limits.floor, limits.ceiling), before)
+    return Pace(min(8 * limits.floor, limits.ceiling), before)
 
 
 def next_pace(pace: Pace, now: Activity, copied_per_s: int, limits: Bounds) -> Pace:
@@ -109,8 +109,8 @@ def next_pace(pace: Pace, now: Activity, copied_per_s: int, limits: Bounds) -> P
         return pace
     if times > _TOO_SLOW:
         return _slow_down(pace, copied_per_s, limits)
-    faster = min(limits.ceiling, int(pace.bytes_per_s * _FASTER)) if times < _FREE else pace.bytes_per_s
-    return Pace(faster, pace.usual)
+    faster = _MUCH_FASTER if times < _UNFELT else _FASTER if times < _FREE else 1
+    return Pace(min(limits.ceiling, int(pace.bytes_per_s * faster)), pace.usual)
 
 
 def _slow_down(pace: Pace, copied_per_s: int, limits: Bounds) -> Pace:

@@ -88,7 +88,7 @@ class PrometheusMetrics:
             "stillframe_memory_saved_bytes", "Size on disk of memory states that were finished.", registry=registry
         )
         self._merged = Counter(
-            "stillframe_merged_bytes", "Size on disk of layers that were merged into the one below.", registry=registry
+            "stillframe_merged_bytes", "Size on disk of layers that were merged into a neighbour.", registry=registry
         )
         self._requests = Counter(
             "stillframe_http_requests",
