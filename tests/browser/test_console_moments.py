@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -216,3 +217,22 @@ def test_how_work_ended_is_told_of_what_is_no_longer_among_the_newest(machines: 
     page.route("**/task/get?**", lambda route: route.fulfill(json=told))
     page.goto(f"{service.url}/#/activity")
     expect(page.locator("li.task.undone")).to_contain_text("huge")
+
+
+def test_the_step_under_way_is_named_in_the_readers_language(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
+    service = machines[0].service
+    ended = service.get("/v1/compute/vsd/snapshot/task/list")["list"][-1]
+    steps = {
+        "11111111-1111-4111-8111-111111111111": "merge 12: commit",
+        "22222222-2222-4222-8222-222222222222": "of another version",
+    }
+    tasks = [{**ended, "uuid": uuid, "state": "finishing", "step": step} for uuid, step in steps.items()]
+    told = f"event: state\ndata: {json.dumps({'vm': None, 'tasks': tasks})}\n\n"
+    opened = tab(service, language="zh")
+    page = opened.page
+    page.route("**/v1/stillframe/events?**", lambda route: route.fulfill(body=told, content_type="text/event-stream"))
+    opened.sign_in()
+    page.goto(f"{service.url}/#/activity")
+    shown = page.locator("li.task:has(progress)")
+    expect(shown.first).to_contain_text("收尾中 · 合并磁盘层")
+    expect(shown.last).to_contain_text("收尾中 · of another version")

@@ -15,6 +15,7 @@ from stillframe.domain.access import Principal, Role
 from stillframe.domain.errors import ErrorCase
 from stillframe.http.events import STREAMS_MAX_PER_KEY
 from stillframe.http.pages import FILES, POLICY
+from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.tasks import TaskPage, TaskQuery, TaskState
 from support.http_door import (
     ADMIN,
@@ -36,6 +37,8 @@ DELETE = "/v1/compute/vsd/snapshot/delete"
 COOKIE = {"Cookie": f"other=1; stillframe_session={TOKEN}"}
 OWN = {"X-Stillframe-Console": "1"}
 _STATIC = files("stillframe.console") / "static"
+_STEPS = re.compile(r"steps: \{([^{}]*)\}")
+_STEP_NAME = re.compile(r'"?(\w[\w *:]*)"?: "([^"]+)"')
 
 
 @pytest.fixture
@@ -270,6 +273,15 @@ def test_every_word_of_the_console_is_said_in_both_languages_and_somewhere() -> 
     assert len(words) > 100
     used = "".join([code, *(text for name, text in scripts.items() if name != "words.js")])
     assert [word for word in sorted(words) if f'"{word}"' not in used] == []
+
+
+def test_every_step_of_every_operation_has_a_name_in_both_languages() -> None:
+    """By its family, as ``stepName`` asks for it; and none of a step that there is not."""
+    english, chinese = (_STATIC / "words.js").read_text("utf-8").split("const ZH = {")
+    families = {family for operation in OPERATIONS.values() for family in operation.families}
+    names = [dict(_STEP_NAME.findall(_STEPS.findall(dictionary)[0])) for dictionary in (english, chinese)]
+    assert [set(one) for one in names] == [families, families]
+    assert [family for family, name in names[1].items() if name.isascii()] == []
 
 
 def _words_in(dictionary: str) -> set[str]:

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { ageing, button, h, replace } from "./dom.js";
 import { attempt } from "./main.js";
-import { age, moment, one, said, size, t, time } from "./words.js";
+import { age, moment, one, said, size, stepName, t, time } from "./words.js";
 
 export const ACTIVE = new Set(["planning", "running", "cancelling", "finishing", "undoing"]);
 
@@ -18,7 +18,7 @@ export function runningRow(mayAct) {
   row.fill = (task, withMachine) => {
     row.dataset.uuid = task.uuid;
     replace(title, withMachine ? `${task.compute_name}: ${what(task)}` : what(task));
-    replace(state, `${one("states", task.state)}${task.step ? ` · ${task.step}` : ""}`);
+    replace(state, `${one("states", task.state)}${task.step ? ` · ${stepName(task.step)}` : ""}`);
     bar.value = task.progress;
     bar.setAttribute("aria-label", `${what(task)}: ${task.progress} %`);
     const parts = [`${task.progress} %`];

@@ -39,6 +39,17 @@ const EN = {
     modify: "Description", power: "Power", assign: "Assignment", doctor: "Repair", guest_create: "Guest made", forget: "Guest removed" },
   states: { planning: "planning", running: "running", cancelling: "being cancelled", finishing: "finishing", undoing: "being undone",
     done: "done", refused: "refused", undone: "undone", left: "unfinished; tried again" },
+  steps: { "make overlays": "new layers", "make memory file": "memory file", "fix the point in time": "fixing the moment",
+    "make durable": "writing to disk", publish: "recording the snapshot", "await the capture": "capturing memory",
+    "release the capture": "ending the capture", flush: "writing memory to disk", "finish the image": "completing the memory file",
+    seal: "sealing the memory file", "verify and make overlays": "checking files, new layers", define: "restoring the configuration",
+    commit: "deciding", "power off": "powering off", "restore memory": "restoring memory", "move the heads": "changing the current state",
+    "drop the old heads": "removing what was thrown away", "make the overlay": "new layer",
+    "switch the definition": "changing the configuration", "move the head": "changing the disk's current state",
+    "drop the old head": "removing what was thrown away", unpublish: "removing the record",
+    "drop memory and screenshot": "removing memory and screen", "drop layer *": "removing a layer", "merge *: commit": "merging layers",
+    "merge *: repoint": "changing what stands on the layer", "merge *: record": "recording the merge",
+    "merge *: drop": "removing the merged layer", "drop files": "removing files", "remove the guest": "removing the guest" },
   power: { running: "running", blocked: "running", paused: "paused", pmsuspend: "suspended", shutdown: "shutting down", shutoff: "shut off",
     crashed: "crashed", nostate: "unknown" },
   actions: { noaction: "none", cloning: "being cloned", save: "snapshot", migrating: "migrating", pending: "working", importing: "importing",
@@ -85,6 +96,15 @@ const ZH = {
     modify: "修改描述", power: "电源", assign: "分配", doctor: "修复", guest_create: "创建客户机", forget: "删除客户机" },
   states: { planning: "规划中", running: "进行中", cancelling: "取消中", finishing: "收尾中", undoing: "撤销中",
     done: "完成", refused: "被拒绝", undone: "已撤销", left: "未完成，将重试" },
+  steps: { "make overlays": "创建新的磁盘层", "make memory file": "创建内存文件", "fix the point in time": "固定快照时刻",
+    "make durable": "写入存储", publish: "登记快照", "await the capture": "捕获内存", "release the capture": "结束捕获",
+    flush: "将内存写入存储", "finish the image": "完成内存文件", seal: "封存内存文件",
+    "verify and make overlays": "校验文件并创建新的磁盘层", define: "恢复配置", commit: "确认回滚", "power off": "断电",
+    "restore memory": "恢复内存", "move the heads": "切换当前状态", "drop the old heads": "删除被丢弃的数据",
+    "make the overlay": "创建新的磁盘层", "switch the definition": "切换配置", "move the head": "切换磁盘的当前状态",
+    "drop the old head": "删除被丢弃的数据", unpublish: "移除登记", "drop memory and screenshot": "删除内存和屏幕图像",
+    "drop layer *": "删除磁盘层", "merge *: commit": "合并磁盘层", "merge *: repoint": "调整上层的引用", "merge *: record": "登记合并结果",
+    "merge *: drop": "删除已合并的磁盘层", "drop files": "删除文件", "remove the guest": "删除客户机" },
   power: { running: "运行中", blocked: "运行中", paused: "已暂停", pmsuspend: "已挂起", shutdown: "正在关机", shutoff: "已关机",
     crashed: "已崩溃", nostate: "未知" },
   actions: { noaction: "无", cloning: "克隆中", save: "创建快照", migrating: "迁移中", pending: "处理中", importing: "导入中", restoring: "回滚中" },
@@ -112,6 +132,9 @@ export function t(name, values = {}) {
 
 /** One of a group of words, such as the states; what has none is shown as it is. */
 export const one = (group, key) => DICTIONARIES[language][group][key] ?? key;
+
+/** A step of long work: the numbers that its plan gives it say nothing to people. */
+export const stepName = (step) => DICTIONARIES[language].steps[step.replace(/\d+/g, "*")] ?? step;
 
 /** The envelope's own words, in the chosen language. */
 export const said = (failure) => (language === "zh" ? failure.message_cn || failure.message : failure.message);
