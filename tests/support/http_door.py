@@ -239,6 +239,7 @@ def a_task(**changes: Any) -> Task:
         "started_at": 1631166673,
         "ended_at": None,
         "error": "",
+        "scode": None,
     }
     return Task(**{**fields, **changes})
 

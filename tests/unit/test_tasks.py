@@ -21,6 +21,7 @@ from stillframe.operations.merging import MergePlan
 from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.runner import Runner
 from stillframe.operations.tasks import TaskState, cancel_task, get_task, task_of
+from stillframe.operations.wording import describe_in_full
 from stillframe.operations.world import World
 from stillframe.ports.metadata import OperationRow, OperationState, Progress, Slot
 
@@ -191,3 +192,16 @@ def test_a_plan_of_another_version_keeps_nobody_from_looking(plan: str) -> None:
     task = task_of(a_row(plan=plan))
     assert (task.state, task.kind, task.step, task.steps_done, task.progress) == ("finishing", "delete", "", 3, 0)
     assert task_of(a_row(OperationState.DONE, ended_at=20, plan=plan)).progress == 100
+
+
+@pytest.mark.parametrize("case", ErrorCase)
+@pytest.mark.parametrize("desc", ["", 'VM "web" (b) is running'])
+def test_a_refused_task_has_the_code_of_its_refusal(case: ErrorCase, desc: str) -> None:
+    error = describe_in_full(Refused(case, desc))
+    task = task_of(a_row(OperationState.REFUSED, ended_at=9, error=error))
+    assert (task.error, task.scode) == (error, case.code)
+
+
+@pytest.mark.parametrize("error", ["", "disk full", "the disk (vda) is full", f"x {ErrorCase.VM_BUSY.value.message}"])
+def test_what_does_not_say_its_code_has_none(error: str) -> None:
+    assert task_of(a_row(OperationState.UNDONE, ended_at=9, error=error)).scode is None

@@ -194,6 +194,7 @@ class Task(Record):
     started_at: int  # Unix seconds
     ended_at: int | None
     error: str
+    scode: int | None  # of the error, where it is known
 
     @property
     def has_ended(self) -> bool:

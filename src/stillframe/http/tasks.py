@@ -104,6 +104,13 @@ class TaskData(BaseModel):
     started_at: Annotated[int, Field(description="Unix seconds.")]
     ended_at: Annotated[int | None, Field(description="Unix seconds; null: it has not ended.")]
     error: Annotated[str, Field(description="Why it failed, or why it is being undone; empty: neither.")]
+    scode: Annotated[
+        int | None,
+        Field(
+            description="The code of `error`, to be said in another language; null: not known, as of most that were "
+            "begun and failed, or there is no error."
+        ),
+    ]
 
 
 class TaskListData(BaseModel):

@@ -14,6 +14,7 @@ from stillframe.domain.errors import ErrorCase, Refused, StillframeError
 from stillframe.operations.recovery import OPERATIONS
 from stillframe.operations.runner import Runner
 from stillframe.operations.steps import Step
+from stillframe.operations.wording import case_in
 from stillframe.operations.world import World
 from stillframe.ports.metadata import ACTIVE_STATES, OperationFilter, OperationRow, OperationState
 
@@ -74,7 +75,8 @@ class Task:
     """One operation. ``step`` is the one under way, "" when there is none; the counts of bytes are this step's.
 
     ``steps_done`` of ``steps_total`` and ``progress`` (0 to 100) are the whole operation's; a refused or undone one is at
-    0. ``time_left_s`` is the step's, None when unknown. Times in Unix seconds.
+    0. ``time_left_s`` is the step's, None when unknown. Times in Unix seconds. ``scode`` is the code of ``error`` where its
+    words say which it is, as a refused one's do; else None.
     """
 
     uuid: str
@@ -96,6 +98,7 @@ class Task:
     started_at: int
     ended_at: int | None
     error: str
+    scode: int | None
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ def task_of(row: OperationRow) -> Task:
         started_at=row.started_at,
         ended_at=row.ended_at,
         error=row.error,
+        scode=case.code if (case := case_in(row.error)) else None,
     )
 
 

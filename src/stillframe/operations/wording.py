@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stillframe.domain.errors import StillframeError
+from stillframe.domain.errors import ErrorCase, StillframeError
 
 NOT_UNDONE = " and could not be undone"
 UNDONE_LATER = " and is undone as soon as the database takes it"
@@ -27,6 +27,12 @@ def describe_in_full(error: BaseException) -> str:
     if not isinstance(error, StillframeError):
         return describe(error)
     return f"{error.case.value.message} ({error.desc})" if error.desc else error.case.value.message
+
+
+def case_in(words: str) -> ErrorCase | None:
+    """The case of an error that ``describe_in_full`` wrote; None of other words, which do not say it."""
+    said = (case for case in ErrorCase if words == case.value.message or words.startswith(f"{case.value.message} ("))
+    return next(said, None)
 
 
 def first_cause(error: BaseException) -> str:
