@@ -14,6 +14,7 @@ UNRUN = {
     "README.md": 1,
     "docs/tutorial.md": 0,
     "docs/howto/adopt.md": 0,
+    "docs/howto/console.md": 0,
     "docs/howto/install.md": 6,
     "docs/howto/restore.md": 0,
     "docs/howto/shared-storage.md": 0,
