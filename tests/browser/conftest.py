@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
 
 from support.service import Service, Vm
 
@@ -21,6 +21,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 # where pictures for the documents go, when they are wanted (make pictures)
 PICTURES = os.environ.get("STILLFRAME_PICTURES", "")
 DESKTOP, PHONE = (1360, 860), (390, 844)
+# whether anybody sees the page, as its scripts are told: "true" or "false"
+HIDE = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,29 @@ def tab(chromium: Browser) -> Iterator[OpenTab]:
 
         yield open_tab
         assert [line for one in tabs for line in one.strange] == []
+
+
+def asked_of(page: Page, part: str) -> list[str]:
+    """The addresses with this part that are asked from now on."""
+    found: list[str] = []
+
+    def note(request: Request) -> None:
+        if part in request.url:
+            found.append(request.url)
+
+    page.on("request", note)
+    return found
+
+
+def holding(held: list[Route]) -> Callable[[Route], None]:
+    """A route that keeps every request in ``held`` until somebody lets it go on."""
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    return hold
+
+
+def answered(page: Page) -> None:
+    """Whatever was answered before has been taken in: another question has been asked and answered since."""
+    page.evaluate("fetch('/healthz').then((answer) => answer.text())")

@@ -301,6 +301,25 @@ def test_the_language_and_the_theme_are_kept(machines: tuple[Vm, Vm], tab: OpenT
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 26)"
 
 
+def test_another_language_leaves_the_tree_as_it_is(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
+    _, large = machines
+    one = tab(large.service)
+    one.sign_in()
+    page = one.open(large)
+    page.get_by_label("Find a snapshot").fill("nightly 0512")
+    expect(page.locator("aside.details h2")).to_have_text("nightly 0512")
+    shown = page.get_by_role("treeitem").count()
+    page.get_by_label("Language").select_option("zh")
+    expect(page.get_by_role("heading", name="最近的操作")).to_be_visible()
+    expect(page.locator("aside.details h2")).to_have_text("nightly 0512")
+    expect(page.locator("g.item[aria-selected=true]")).to_have_attribute("aria-label", re.compile("^nightly 0512, "))
+    expect(page.get_by_role("treeitem")).to_have_count(shown)
+    # another page is another matter
+    page.goto(f"{large.service.url}/#/")
+    page.get_by_role("link", name="db-large").click()
+    expect(page.locator("aside.details h2")).to_have_text("详情")
+
+
 def test_a_service_that_is_away_is_said_and_found_again(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
     small, _ = machines
     one = tab(small.service)

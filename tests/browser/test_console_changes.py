@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Request, Route, expect
+from playwright.sync_api import Page, Route, expect
 
-from browser.conftest import OpenTab, Tab
+from browser.conftest import HIDE, OpenTab, Tab, answered, asked_of, holding
 from stillframe.domain.errors import ErrorCase
 from support.offline import domain_xml, file_disk, image, lot, offline
 from support.service import Service, Vm
 
 OVERVIEW, CONSEQUENCES, ROLLBACK = "**/vm/overview?**", "**/snapshot/consequences?**", "**/vsd/snapshot/rollback"
 DISKS = ("vda", "vdb", "vdc")
-HOUR_S, DAY_S = 3600, 86400
+HOUR_S, DAY_S, MINUTE_MS = 3600, 86400, 60_000
 OLD = re.compile(r"2\d min ago")  # twenty, and what the test itself takes
 
 
@@ -53,30 +53,6 @@ def press(page: Page, name: str, act: str) -> None:
     page.locator("aside.details").get_by_role("button", name=act, exact=True).click()
 
 
-def asked_of(page: Page, part: str) -> list[str]:
-    """The addresses with this part that are asked from now on."""
-    found: list[str] = []
-
-    def note(request: Request) -> None:
-        if part in request.url:
-            found.append(request.url)
-
-    page.on("request", note)
-    return found
-
-
-def holding(held: list[Route]) -> Callable[[Route], None]:
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    return hold
-
-
-def answered(page: Page) -> None:
-    """Whatever was answered before has been taken in: another question has been asked and answered since."""
-    page.evaluate("fetch('/healthz').then((answer) => answer.text())")
-
-
 def with_changes(one: Tab, vm: Vm, change: Callable[[Any], None]) -> None:
     """The machine's page, with something changed in the overview."""
     data = vm.service.get("/v1/stillframe/vm/overview", cluster_uuid="", compute_uuid=vm.uuid)
@@ -95,13 +71,12 @@ def envelope(data: Any) -> dict[str, Any]:
 
 def test_a_session_that_ended_while_nobody_looked_is_noticed(one: Tab) -> None:
     page = one.page
-    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"
-    page.evaluate(hide % "true")
+    page.evaluate(HIDE % "true")
     page.evaluate(
         "fetch('/v1/stillframe/session/end', {method: 'POST', body: '{}',"
         " headers: {'X-Stillframe-Console': '1', 'Content-Type': 'application/json'}})"
     )
-    page.evaluate(hide % "false")
+    page.evaluate(HIDE % "false")
     expect(page.get_by_label("API key")).to_be_visible()
     one.strange.clear()  # that it was refused is what the page had to see
 
@@ -297,6 +272,7 @@ def test_a_name_is_cut_between_characters(machine: Vm, one: Tab) -> None:
 
 
 def test_what_is_shown_grows_old_by_itself(machine: Vm, tab: OpenTab) -> None:
+    """Of a machine that does not run nothing is asked for it."""
     opened = tab(machine.service)
     opened.page.clock.install()
     page = opened.sign_in()
@@ -305,12 +281,7 @@ def test_what_is_shown_grows_old_by_itself(machine: Vm, tab: OpenTab) -> None:
     with_changes(opened, machine, lambda _data: None)  # it has no Date: the clock that is put forward is the service's
     page.get_by_role("treeitem", name="base, ").click()
     expect(page.locator("aside.details time")).to_be_visible()
-    # once for the page, and once because it was told for the first time what goes on
-    for _ in range(200):
-        if len(begun) >= 2:
-            break
-        page.wait_for_timeout(50)
-    assert len(begun) >= 2
+    settled(page, begun)
     asked = asked_of(page, "")
     page.clock.fast_forward(20 * 60 * 1000)
     expect(page.get_by_role("treeitem", name="base, ")).to_have_attribute("aria-label", OLD)
@@ -318,6 +289,42 @@ def test_what_is_shown_grows_old_by_itself(machine: Vm, tab: OpenTab) -> None:
     expect(page.locator("aside.details time")).to_have_text(OLD)
     expect(page.locator(".recent time").first).to_have_text(OLD)
     assert asked == []
+
+
+def settled(page: Page, begun: list[str]) -> None:
+    """The overview was asked for once for the page, and once because it was told for the first time what goes on."""
+    for _ in range(200):
+        if len(begun) >= 2:
+            break
+        page.wait_for_timeout(50)
+    assert len(begun) >= 2
+    answered(page)
+
+
+def test_what_a_running_guest_writes_is_seen_within_a_minute_by_who_looks(machine: Vm, tab: OpenTab) -> None:
+    data = machine.service.get("/v1/stillframe/vm/overview", cluster_uuid="", compute_uuid=machine.uuid)
+    data["vm"]["state"], data["now"]["changed_bytes"] = "running", 1 << 20
+    opened = tab(machine.service)
+    page = opened.page
+    page.clock.install()
+    opened.sign_in()
+    page.route(OVERVIEW, lambda route: route.fulfill(json=envelope(data)))
+    asked = asked_of(page, "/vm/overview")
+    opened.open(machine)
+    settled(page, asked)
+    data["now"]["changed_bytes"] = 5 << 20
+    written = page.locator("g.item.now text").last
+    page.evaluate(HIDE % "true")
+    asked.clear()
+    page.clock.fast_forward(MINUTE_MS)
+    answered(page)
+    assert asked == []
+    page.evaluate(HIDE % "false")
+    expect(written).to_have_text("1.0 MiB changed")
+    page.clock.fast_forward(MINUTE_MS)
+    expect(written).to_have_text("5.0 MiB changed")
+    answered(page)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("ahead_s", [-DAY_S, DAY_S])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from browser.conftest import OpenTab, Tab
+from browser.conftest import HIDE, OpenTab, Tab, holding
 from stillframe.domain.errors import ErrorCase
 from support.offline import domain_xml, file_disk, image, lot, offline
 from support.service import Service, Vm
@@ -41,13 +41,6 @@ def one(machines: tuple[Vm, Vm], tab: OpenTab) -> Tab:
     opened.sign_in()
     opened.open(machines[0])
     return opened
-
-
-def holding(held: list[Route]) -> Callable[[Route], None]:
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    return hold
 
 
 def press(page: Page, act: str) -> None:
@@ -136,18 +129,17 @@ def test_a_description_keeps_its_lines(machines: tuple[Vm, Vm], one: Tab) -> Non
 
 def test_a_page_that_nobody_sees_holds_no_connection(machines: tuple[Vm, Vm], one: Tab) -> None:
     """A browser has six to a service, for all of its tabs: with a stream each, the seventh page would wait for ever."""
-    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"
     for _ in range(6):
         more = one.context.new_page()
         more.goto(one.page.url)
         more.locator("g.item.now").wait_for()
-        more.evaluate(hide % "true")
+        more.evaluate(HIDE % "true")
     last = one.context.new_page()
     last.goto(one.page.url)
     last.locator("g.item.now").wait_for()
     # what happened while nobody looked is seen by who looks again
     machines[0].create("unseen")
-    more.evaluate(hide % "false")
+    more.evaluate(HIDE % "false")
     expect(more.get_by_role("treeitem", name="unseen, ")).to_be_visible()
 
 

@@ -10,11 +10,14 @@ import { age, moment, one, said, size, t } from "./words.js";
 
 const FOLD_FROM = 40; // snapshots
 const REFRESH_MS = 30 * 60 * 1000; // links to pictures expire
+const WRITTEN_MS = 60 * 1000; // a guest that runs writes, and nobody tells of it
 const AGAIN_MS = 3000;
 const OPENED_MAX = 200; // folded runs that the service lets one have unfolded at once
 
-export function machinePage(main, { argument: uuid, mayAct }) {
-  let data = null, folded = null, opened = [], told = "", wanted = "", ended = false, asking = null, again = false, trying, failing = null, left = false;
+/** `kept`: what an earlier page of this machine, which this one stands in place of, gave back as it was left; else null. */
+export function machinePage(main, { argument: uuid, mayAct, kept }) {
+  let { folded, opened, chosen: wanted } = kept ?? { folded: null, opened: [], chosen: "" };
+  let data = null, told = "", ended = false, asking = null, again = false, trying, failing = null, left = false;
   const title = h("h1"), state = h("span", { class: "state" }), facts = h("p", { class: "soft" });
   const power = h("div", { class: "row" }), trouble = h("p", { class: "problem", role: "status" });
   const details = h("aside", { class: "details", "aria-label": t("details") });
@@ -181,6 +184,15 @@ export function machinePage(main, { argument: uuid, mayAct }) {
   replace(details, h("p", { class: "soft" }, t("loading")));
   const stop = api.listen(uuid, hear, troubled);
   const timer = setInterval(refresh, REFRESH_MS);
+  const writing = setInterval(() => { if (!document.hidden && ["running", "blocked"].includes(data?.vm.state)) refresh(); }, WRITTEN_MS);
   refresh();
-  return () => { ended = left = true; stop(); clearInterval(timer); clearTimeout(trying); failing?.remove(); tree.end(); };
+  return () => {
+    ended = left = true;
+    stop();
+    for (const each of [timer, writing]) clearInterval(each);
+    clearTimeout(trying);
+    failing?.remove();
+    tree.end();
+    return { folded, opened, chosen: tree.chosen || wanted };
+  };
 }

@@ -56,11 +56,12 @@ function preferences() {
   ];
 }
 
-/** All is drawn anew: who chose by keys stays where they chose, and what they had typed of their key stays too. */
+/** All is drawn anew: who chose by keys stays where they chose, and what they had typed of their key and chosen on a
+machine's page stays too. */
 function speak(chosen) {
   const typed = document.getElementById("key")?.value ?? "";
   words.setLanguage(chosen);
-  draw();
+  draw({ again: true });
   const key = document.getElementById("key");
   if (key) key.value = typed;
   document.getElementById("language").focus();
@@ -134,8 +135,9 @@ function route() {
   return ["list", listPage, ""];
 }
 
-function draw() {
-  leave();
+/** `again`: it is the same page, for the same reader. */
+function draw({ again = false } = {}) {
+  const left = leave();
   leave = () => {};
   // what it asks is about a page, or for somebody, that is no longer there
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
@@ -144,7 +146,7 @@ function draw() {
   const [name, page, argument] = route();
   const main = h("main", { id: "main", tabindex: "-1" });
   replace(app, header(name), main, notices);
-  leave = page(main, { argument, viewer, mayAct: viewer.role !== "reader" }) ?? (() => {});
+  leave = page(main, { argument, viewer, mayAct: viewer.role !== "reader", kept: (again && left) || null }) ?? (() => {});
 }
 
 words.show();
