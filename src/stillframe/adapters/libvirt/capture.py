@@ -1,8 +1,7 @@
-"""One point in time for disks and memory: the pause, and taking it back.
+"""One point in time for disks and memory, and taking it back.
 
-The order, measured and argued in docs/design.md: everything that can be prepared is prepared while the guest runs;
-then suspend, switch all disks at once, start the capture, wait until writes to memory are tracked, resume. Nothing of
-ours touches a disk, a database or the network in between.
+The order, measured and argued in docs/design.md: everything that can be prepared is prepared while the guest runs; the
+pause itself is in pause.py. Nothing of ours touches a disk, a database or the network in it.
 """
 
 from __future__ import annotations
@@ -13,25 +12,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import libvirt
-from lxml import etree
 
-from stillframe.adapters.libvirt import migration, rewrite
+from stillframe.adapters.libvirt import migration, pause, rewrite
 from stillframe.adapters.libvirt.block_nodes import commit_behind_libvirt, real_chain, remove_loose_nodes
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.death import has_died, unless_it_dies
-from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain, read_disks
+from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain
 from stillframe.adapters.libvirt.merge import commit_live
 from stillframe.adapters.libvirt.merger import Merger
 from stillframe.adapters.libvirt.pacer import AS_FAST_AS_IT_GOES, Speed
-from stillframe.adapters.libvirt.qmp import Qmp, QmpError
-from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
+from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.adapters.libvirt.screenshot import take_screenshot
-from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
-from stillframe.domain.snapshot import CaptureMode
+from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.ports.hypervisor import (
     CaptureProgress,
     DiskSwitch,
@@ -44,32 +39,24 @@ from stillframe.ports.hypervisor import (
 
 log = logging.getLogger(__name__)
 
-_SNAPSHOT_FLAGS = (
-    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
-    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
-    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
-)
-# a plain live capture has to converge on a busy guest; a background one returns at once
+# a plain live capture has to converge on a busy guest; a background one returns as soon as QEMU is through its memory
 _FIX_TIMEOUT_S = 900.0
 _STEP_TIMEOUT_S = 600.0
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    taken_at_s: float
-    pause_us: int
-    mode: CaptureMode | None
-    fallback_reason: str
 
 
 class LibvirtPointInTime:
     """``PointInTimeFixer`` and the capture half of ``CaptureKeeper`` (ports/hypervisor.py)."""
 
     def __init__(
-        self, connection: Connection, *, merge_timeout_s: float, merge_speed: Speed = AS_FAST_AS_IT_GOES
+        self,
+        connection: Connection,
+        *,
+        merge_timeout_s: float,
+        merge_speed: Speed = AS_FAST_AS_IT_GOES,
+        pauser: pause.Pauser | None = None,
     ) -> None:
         """``merge_speed``: how fast a merge in a running QEMU may be."""
+        self._pauser = pauser or pause.Pauser()
         self._connection = connection
         self._merger = Merger(connection, timeout_s=merge_timeout_s, speed=merge_speed)
         self._merge_bytes_per_s = merge_speed.bytes_per_s
@@ -109,16 +96,16 @@ class LibvirtPointInTime:
         conn.defineXML(rewrite.with_disk_paths(definition_xml, paths))
         return PointInTime(time.time(), 0, definition_xml, "", "", None, "", b"")
 
-    def _fix_running(self, domain: Any, request: PointRequest) -> _Fixed:
-        snapshot_xml = _snapshot_xml(domain, request.switches)
+    def _fix_running(self, domain: Any, request: PointRequest) -> pause.Fixed:
+        snapshot_xml = pause.snapshot_xml(domain, request.switches)
         if request.memory_path is None:
-            return _in_pause(domain, snapshot_xml)
+            return pause.fix_disks(domain, snapshot_xml)
         qmp = Qmp(domain)
         fd = self._hold(request.memory_path)
         setup = migration.prepare(qmp, fd, request.memory_path)
         if setup.background:
-            return _in_pause(domain, snapshot_xml, qmp, setup)
-        return _live_then_pause(domain, snapshot_xml, qmp, setup)
+            return self._pauser.fix(domain, snapshot_xml, qmp, setup, fd)
+        return pause.fix_behind_live_capture(domain, snapshot_xml, qmp, setup)
 
     def abandon_point(self, request: PointRequest, on_switch: OnSwitch) -> None:
         def act(conn: Any) -> None:
@@ -130,20 +117,12 @@ class LibvirtPointInTime:
 
     def _take_back(self, domain: Any, request: PointRequest, on_switch: OnSwitch) -> None:
         # first of all the guest runs again; all else can wait
-        if request.vm_was_running and _is_paused(domain):
-            self._release_paused(domain)
+        if request.vm_was_running and pause.is_paused(domain):
+            pause.release_paused(domain)
         if request.memory_path is not None:
             _cancel_capture(domain, request.memory_path)
         for switch in request.switches:
             _take_disk_back(domain, switch, on_switch, self._merge_bytes_per_s)
-
-    def _release_paused(self, domain: Any) -> None:
-        try:
-            domain.resume()
-        except libvirt.libvirtError:
-            # QEMU itself stops the guest for an instant of a capture: libvirt then thinks that it runs
-            if _is_paused(domain):
-                raise
 
     def switch_definition(self, vm_uuid: str, disk_paths: dict[str, tuple[str, str]]) -> None:
         def act(conn: Any) -> None:
@@ -248,69 +227,3 @@ def _cancel_capture(domain: Any, memory_path: str) -> None:
     if migration.our_fdsets(qmp, memory_path):
         migration.cancel(qmp)
         migration.release(qmp, memory_path)
-
-
-def _is_paused(domain: Any) -> bool:
-    return bool(domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
-
-
-def _in_pause(
-    domain: Any, snapshot_xml: str, qmp: Qmp | None = None, setup: migration.CaptureSetup | None = None
-) -> _Fixed:
-    """The pause itself. A guest that ran runs again when this returns or raises."""
-    was_running = domain.state()[0] in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
-    # libvirt makes a disk-only snapshot atomic by itself; only memory needs the guest to stand still around it
-    must_stop = was_running and setup is not None
-    begun = time.monotonic_ns()
-    if must_stop:
-        domain.suspend()
-    try:
-        domain.snapshotCreateXML(snapshot_xml, _SNAPSHOT_FLAGS)
-        taken_at_s = time.time()
-        if qmp is not None and setup is not None:
-            migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
-            migration.await_tracking(qmp)
-    finally:
-        if must_stop:
-            domain.resume()
-    pause_us = (time.monotonic_ns() - begun) // 1000 if must_stop else 0
-    mode = CaptureMode.BACKGROUND if setup is not None else None
-    return _Fixed(taken_at_s, pause_us, mode, "")
-
-
-def _live_then_pause(domain: Any, snapshot_xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> _Fixed:
-    """The slower way: memory first while the guest runs; QEMU stops it, disks are switched, the rest is written."""
-    migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
-    try:
-        # nobody tells when QEMU stops the guest: the pause is counted from when it was last seen running
-        begun = migration.await_switchover(qmp, _STEP_TIMEOUT_S)
-        domain.snapshotCreateXML(snapshot_xml, _SNAPSHOT_FLAGS)
-        taken_at_s = time.time()
-        migration.finish_switchover(qmp, _STEP_TIMEOUT_S)
-    except (StillframeError, QmpError, libvirt.libvirtError):
-        # before the end QEMU lets a guest run again by itself when its migration is cancelled
-        migration.cancel(qmp)
-        raise
-    finally:
-        if _is_paused(domain):
-            domain.resume()
-    pause_us = (time.monotonic_ns() - begun) // 1000
-    return _Fixed(taken_at_s, pause_us, CaptureMode.LIVE, setup.fallback_reason)
-
-
-def _snapshot_xml(domain: Any, switches: tuple[DiskSwitch, ...]) -> str:
-    """Every disk is named: those that are switched, and the others as left alone."""
-    root = etree.Element("domainsnapshot")
-    disks = etree.SubElement(root, "disks")
-    by_target = {switch.target: switch for switch in switches}
-    for found in read_disks(domain.XMLDesc(0)):
-        switch = by_target.pop(found.target, None)
-        if switch is not None and found.path != switch.frozen_path:
-            raise Failed(ErrorCase.DISK_DRIFTED, f"disk {found.target} is on {found.path}, not on {switch.frozen_path}")
-        disk = etree.SubElement(disks, "disk", name=found.target, snapshot="external" if switch else "no")
-        if switch:
-            etree.SubElement(disk, "source", file=switch.overlay_path)
-            etree.SubElement(disk, "driver", type="qcow2")
-    if by_target:
-        raise Failed(ErrorCase.DISK_DRIFTED, f"the virtual machine has no disk {', '.join(sorted(by_target))}")
-    return etree.tostring(root, encoding="unicode")

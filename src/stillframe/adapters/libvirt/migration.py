@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ PAUSE_BEFORE_SWITCHOVER = "pause-before-switchover"
 _CLEARED = ("multifd", MAPPED_RAM, BACKGROUND, PAUSE_BEFORE_SWITCHOVER)
 _UNLIMITED_BYTES_PER_S = 100 << 30  # the default sleeps with the guest's faults unanswered
 _ACTIVE = ("setup", "active", "pre-switchover", "device", "wait-unplug", "cancelling")
+_ENDED_BADLY = ("failed", "cancelled", "none", None)
 _TRACKING_TIMEOUT_S = 20.0
 _CANCEL_TIMEOUT_S = 20.0
 _OPAQUE_PREFIX = "stillframe:"
@@ -68,10 +70,29 @@ def start(qmp: Qmp, setup: CaptureSetup, offset: int) -> None:
     qmp.run("migrate", uri=f"file:/dev/fdset/{setup.fdset_id},offset={offset}")
 
 
-def await_tracking(qmp: Qmp) -> None:
+def is_preparing(qmp: Qmp) -> bool:
+    """QEMU has not stopped the guest yet, and has not begun to track its writes: it goes over its memory first.
+
+    Raises:
+        Failed: SPACE_EXHAUSTED or HYPERVISOR_FAILED when the capture has ended badly.
+    """
+    answer = qmp.run("query-migrate")
+    if answer.get("status") in _ENDED_BADLY:
+        raise _failed("memory capture ended early", answer)
+    return bool(answer.get("status") == "setup")
+
+
+def setup_s(qmp: Qmp) -> float:
+    """How long QEMU prepared itself, the pass over memory among it."""
+    return float(qmp.run("query-migrate").get("setup-time", 0)) / 1000
+
+
+def await_tracking(qmp: Qmp, prepares: Callable[[], None] = lambda: None) -> None:
     """Return as soon as writes to memory are tracked, so that the guest may run.
 
     That is exactly when the first page was counted; "active" or bytes transferred come too early.
+
+    ``prepares`` is told whenever QEMU has said that it is not through its memory yet.
 
     Raises:
         Failed: SPACE_EXHAUSTED or HYPERVISOR_FAILED when the capture ended badly before.
@@ -83,8 +104,10 @@ def await_tracking(qmp: Qmp) -> None:
         ram = answer.get("ram", {})
         if ram.get("normal", 0) + ram.get("duplicate", 0) > 0 or answer.get("status") == "completed":
             return
-        if answer.get("status") in ("failed", "cancelled", "none", None):
+        if answer.get("status") in _ENDED_BADLY:
             raise _failed("memory capture ended early", answer)
+        if answer.get("status") == "setup":
+            prepares()
         if time.monotonic() > deadline:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "memory write tracking did not begin in time")
 

@@ -1,0 +1,195 @@
+"""The pause in which disks are switched and memory becomes write-tracked.
+
+QEMU's capture has two parts before the guest may write again: a pass over all of memory, which grows with it, and what has
+to be done while the guest stands still: device state and write protection, for which QEMU stops the guest by itself. So the
+capture is begun while the guest runs, and the guest is stopped by us just before the pass ends: then its disks are switched
+while QEMU does the rest.
+
+Too late is a stop that comes behind QEMU's own: memory is then of an earlier moment than the disks would be. QEMU says
+"setup" until after the pass and stops the guest only once it says "active" (migration/migration.c, bg_migration_thread): a
+capture that still says "setup" when our stop is confirmed was in time for certain. Any other was too late, before a disk has
+been touched: the guest goes on, the capture is cancelled and begun again. After some misses the guest is stopped first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+from lxml import etree
+
+from stillframe.adapters.libvirt import migration
+from stillframe.adapters.libvirt.domain_xml import read_disks
+from stillframe.adapters.libvirt.forecast import Forecast
+from stillframe.adapters.libvirt.passing import Pass
+from stillframe.adapters.libvirt.qmp import Qmp, QmpError
+from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET
+from stillframe.domain.errors import ErrorCase, Failed, StillframeError
+from stillframe.domain.snapshot import CaptureMode
+from stillframe.ports.hypervisor import DiskSwitch
+
+log = logging.getLogger(__name__)
+
+_SNAPSHOT_FLAGS = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+)
+_SWITCHOVER_TIMEOUT_S = 600.0
+_MISSES = 3
+_PAGE_KIB = 4
+
+NewPass = Callable[[Qmp, Forecast, str, int], Pass]
+"""How QEMU's pass is watched; another one is for tests, which stop the guest at moments of their own."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """``pause_us``: how long the guest stood still for us, all attempts together; 0: it was not stopped."""
+
+    taken_at_s: float
+    pause_us: int
+    mode: CaptureMode | None
+    fallback_reason: str
+    misses: int = 0
+
+
+def fix_disks(domain: Any, xml: str) -> Fixed:
+    """Disks alone: libvirt makes that atomic by itself, and the guest need not stand still around it."""
+    domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
+    return Fixed(time.time(), 0, None, "")
+
+
+class Pauser:
+    """Fixes disks together with memory; remembers how long that took, guest by guest."""
+
+    def __init__(self, new_pass: NewPass = Pass) -> None:
+        self._forecast = Forecast()
+        self._new_pass = new_pass
+
+    def fix(self, domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, fd: int) -> Fixed:
+        """Disks and memory of one moment. A guest that ran runs again when this returns or raises.
+
+        ``xml``: the disks' switch, as libvirt reads it. ``setup``: the prepared capture; it goes on behind this call. ``fd``:
+        what QEMU writes the memory to; emptied before another attempt.
+        """
+        if domain.state()[0] not in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
+            return _fix_still(domain, xml, qmp, setup)
+        paused_us = 0
+        for misses in range(_MISSES):
+            found = self._try(domain, xml, qmp, setup)
+            paused_us += found.pause_us
+            if found.mode is not None:
+                return Fixed(found.taken_at_s, paused_us, found.mode, "", misses)
+            log.info("the guest %s was stopped too late for its capture (%d)", domain.name(), misses + 1)
+            migration.cancel(qmp)
+            os.ftruncate(fd, 0)  # a page that is written now and is zero by the next attempt would be taken for its
+        begun_ns = time.monotonic_ns()
+        domain.suspend()
+        try:
+            fixed = _fix_still(domain, xml, qmp, setup)
+        finally:
+            release_paused(domain)
+        return Fixed(fixed.taken_at_s, paused_us + _us_since(begun_ns), fixed.mode, "", _MISSES)
+
+    def _try(self, domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
+        """One attempt; ``mode`` is None for one that was too late: no disk was touched, and the capture is to be cancelled.
+
+        libvirt's id of a domain is another one after each start: a new QEMU has new memory.
+        """
+        watched = self._new_pass(qmp, self._forecast, f"{domain.UUIDString()}/{domain.ID()}", _pages(domain))
+        migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
+        watched.begun()
+        watched.await_stop_time()
+        begun_ns = time.monotonic_ns()
+        taken_at_s, in_time = 0.0, False
+        try:
+            domain.suspend()
+            in_time = migration.is_preparing(qmp)
+            if in_time:
+                domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
+                taken_at_s = time.time()
+                migration.await_tracking(qmp, watched.goes_on)
+        finally:
+            release_paused(domain)
+        pause_us = _us_since(begun_ns)
+        watched.over(migration.setup_s(qmp), in_time=in_time)
+        return Fixed(taken_at_s, pause_us, CaptureMode.BACKGROUND if in_time else None, "")
+
+
+def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
+    """Of a guest that stands still already, and is not released."""
+    domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
+    taken_at_s = time.time()
+    migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
+    migration.await_tracking(qmp)
+    return Fixed(taken_at_s, 0, CaptureMode.BACKGROUND, "")
+
+
+def fix_behind_live_capture(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
+    """The slower way: memory first while the guest runs; QEMU stops it, disks are switched, the rest is written."""
+    migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
+    try:
+        # nobody tells when QEMU stops the guest: the pause is counted from when it was last seen running
+        begun_ns = migration.await_switchover(qmp, _SWITCHOVER_TIMEOUT_S)
+        domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
+        taken_at_s = time.time()
+        migration.finish_switchover(qmp, _SWITCHOVER_TIMEOUT_S)
+    except (StillframeError, QmpError, libvirt.libvirtError):
+        # before the end QEMU lets a guest run again by itself when its migration is cancelled
+        migration.cancel(qmp)
+        raise
+    finally:
+        if is_paused(domain):
+            domain.resume()
+    return Fixed(taken_at_s, _us_since(begun_ns), CaptureMode.LIVE, setup.fallback_reason)
+
+
+def is_paused(domain: Any) -> bool:
+    return bool(domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
+
+
+def release_paused(domain: Any) -> None:
+    """A guest that we stopped runs again."""
+    try:
+        domain.resume()
+    except libvirt.libvirtError:
+        # QEMU itself stops the guest for an instant of a capture, and lets it run again behind libvirt's back
+        if is_paused(domain):
+            raise
+
+
+def snapshot_xml(domain: Any, switches: tuple[DiskSwitch, ...]) -> str:
+    """Every disk is named: those that are switched, and the others as left alone.
+
+    Raises:
+        Failed: DISK_DRIFTED: a disk is not where it was when this was planned.
+    """
+    root = etree.Element("domainsnapshot")
+    disks = etree.SubElement(root, "disks")
+    by_target = {switch.target: switch for switch in switches}
+    for found in read_disks(domain.XMLDesc(0)):
+        switch = by_target.pop(found.target, None)
+        if switch is not None and found.path != switch.frozen_path:
+            raise Failed(ErrorCase.DISK_DRIFTED, f"disk {found.target} is on {found.path}, not on {switch.frozen_path}")
+        disk = etree.SubElement(disks, "disk", name=found.target, snapshot="external" if switch else "no")
+        if switch:
+            etree.SubElement(disk, "source", file=switch.overlay_path)
+            etree.SubElement(disk, "driver", type="qcow2")
+    if by_target:
+        raise Failed(ErrorCase.DISK_DRIFTED, f"the virtual machine has no disk {', '.join(sorted(by_target))}")
+    return etree.tostring(root, encoding="unicode")
+
+
+def _pages(domain: Any) -> int:
+    return int(domain.info()[1]) // _PAGE_KIB
+
+
+def _us_since(begun_ns: int) -> int:
+    return (time.monotonic_ns() - begun_ns) // 1000
