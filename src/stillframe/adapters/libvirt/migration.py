@@ -20,6 +20,10 @@ BACKGROUND = "background-snapshot"
 MAPPED_RAM = "mapped-ram"
 PAUSE_BEFORE_SWITCHOVER = "pause-before-switchover"
 _CLEARED = ("multifd", MAPPED_RAM, BACKGROUND, PAUSE_BEFORE_SWITCHOVER)
+_DOWNTIMES_MS = (3, 10, 30, 100, 299, 999)  # none that anybody would choose for a migration: they are known as ours
+_DEFAULT_DOWNTIME_MS = 300  # QEMU's
+_PASSES_A_DOWNTIME = 6
+_FIRST_PASS_POLL_S, _LATER_PASS_POLL_S = 0.02, 0.002
 _UNLIMITED_BYTES_PER_S = 100 << 30  # the default sleeps with the guest's faults unanswered
 _ACTIVE = ("setup", "active", "pre-switchover", "device", "wait-unplug", "cancelling")
 _ENDED_BADLY = ("failed", "cancelled", "none", None)
@@ -63,6 +67,8 @@ def prepare(qmp: Qmp, fd: int, memory_path: str) -> CaptureSetup:
         reason, background = str(refused), False
         set_capabilities(qmp, MAPPED_RAM, PAUSE_BEFORE_SWITCHOVER)
     qmp.run("migrate-set-parameters", max_bandwidth=_UNLIMITED_BYTES_PER_S)
+    if not background:
+        qmp.run("migrate-set-parameters", downtime_limit=_DOWNTIMES_MS[0])
     return CaptureSetup(fdset_id=answer["fdset-id"], background=background, fallback_reason=reason)
 
 
@@ -115,10 +121,14 @@ def await_tracking(qmp: Qmp, prepares: Callable[[], None] = lambda: None) -> Non
 def await_switchover(qmp: Qmp, timeout_s: float) -> int:
     """The slower way: return when QEMU has stopped the guest, with only the last of its state to be written.
 
+    QEMU goes over the memory again and again until what is left can be written in the longest downtime that it is allowed.
+    That is short at first, and longer after every few passes: a guest that writes faster than it is saved must end, too.
+
     Returns the last moment at which the guest is known to have run, in ns of the monotonic clock.
     """
     deadline = time.monotonic() + timeout_s
     asked_ns = time.monotonic_ns()
+    allowed = 0
     while True:
         ran_ns, asked_ns = asked_ns, time.monotonic_ns()
         answer = qmp.run("query-migrate")
@@ -128,7 +138,11 @@ def await_switchover(qmp: Qmp, timeout_s: float) -> int:
             raise _failed("memory capture ended early", answer)
         if time.monotonic() > deadline:
             raise Unknown(ErrorCase.HYPERVISOR_FAILED, "the live memory capture did not converge in time")
-        time.sleep(0.01)
+        passes = int(answer.get("ram", {}).get("dirty-sync-count", 0))
+        if (step := min(passes // _PASSES_A_DOWNTIME, len(_DOWNTIMES_MS) - 1)) > allowed:
+            allowed = step
+            qmp.run("migrate-set-parameters", downtime_limit=_DOWNTIMES_MS[allowed])
+        time.sleep(_FIRST_PASS_POLL_S if passes <= 1 else _LATER_PASS_POLL_S)
 
 
 def finish_switchover(qmp: Qmp, timeout_s: float) -> None:
@@ -141,6 +155,11 @@ def finish_switchover(qmp: Qmp, timeout_s: float) -> None:
         time.sleep(0.002)
     if answer.get("status") != "completed":
         raise _failed("memory capture failed", answer)
+    # said a moment before QEMU may be told to go on
+    while qmp.run("query-status").get("status") == "finish-migrate":
+        if time.monotonic() > deadline:
+            raise Unknown(ErrorCase.HYPERVISOR_FAILED, "the live memory capture was not finalized in time")
+        time.sleep(0.001)
 
 
 def progress(qmp: Qmp) -> CaptureProgress:
@@ -186,6 +205,9 @@ def our_fdsets(qmp: Qmp, memory_path: str) -> list[int]:
 def release(qmp: Qmp, memory_path: str) -> None:
     """Capabilities cleared and our descriptors removed; safe to repeat."""
     set_capabilities(qmp)
+    # sticky as well: the next migration of the guest to another host would hardly end
+    if qmp.run("query-migrate-parameters").get("downtime-limit") in _DOWNTIMES_MS:
+        qmp.run("migrate-set-parameters", downtime_limit=_DEFAULT_DOWNTIME_MS)
     for fdset_id in our_fdsets(qmp, memory_path):
         # gone meanwhile is as good as removed by us
         with contextlib.suppress(QmpError):
