@@ -194,6 +194,7 @@ def test_power_edit_and_single_disks(vm: Vm, tab: OpenTab) -> None:
 
 def test_the_second_tenant_sees_nothing_and_a_reader_may_only_look(vm: Vm, tab: OpenTab) -> None:
     service = vm.service
+    vm.create("of one")
     vm.post("/v1/stillframe/vm/assign", tenant="one")
     keys = {
         tenant: service.post("/v1/stillframe/key/create", role=role, tenant=tenant)["api_key"]
@@ -205,19 +206,19 @@ def test_the_second_tenant_sees_nothing_and_a_reader_may_only_look(vm: Vm, tab: 
     page.goto(f"{service.url}/#/vm/{vm.uuid}")
     expect(page.locator(".notice.error").first).to_contain_text(ErrorCase.VM_UNKNOWN.value.message)
     assert "web-01" not in page.content()
-    assert "before the upgrade" not in page.content()
+    assert "of one" not in page.content()
 
     reader = tab(service)
     reader.sign_in(keys["one"])
     page = reader.open(vm)
-    choose(page, "before the upgrade")
+    choose(page, "of one")
     for act in ("Take snapshot", "Roll back", "Delete", "Edit", "Power off"):
         expect(page.get_by_role("button", name=act)).to_have_count(0)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("API key")).to_be_visible()
     page.goto(f"{service.url}/#/vm/{vm.uuid}")
     expect(page.get_by_label("API key")).to_be_visible()
-    assert "before the upgrade" not in page.content()
+    assert "of one" not in page.content()
 
 
 def test_work_can_be_cancelled(service: Service, tab: OpenTab) -> None:
