@@ -43,7 +43,7 @@ _LIVE_REFUSALS: Refusals = {
     "rollback with memory": _REFUSALS["rollback"] | {_NOT_READY, ErrorCase.SNAPSHOT_WITHOUT_MEMORY},
     # only a rollback leaves it off for a while; a start is in vain all the rest of the time
     "rollback disk": _REFUSALS["rollback disk"] | {_NOT_READY, ErrorCase.VM_NOT_SHUTOFF},
-    "start": frozenset({ErrorCase.VM_BUSY, _NOT_READY, ErrorCase.VM_NOT_SHUTOFF}),
+    "start": frozenset({ErrorCase.VM_BUSY, _NOT_READY, ErrorCase.VM_STARTED_ALREADY}),
 }
 
 

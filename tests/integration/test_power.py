@@ -91,7 +91,7 @@ def test_a_shut_off_vm_is_snapshotted(take: Take) -> None:
 @pytest.mark.guest
 def test_the_power_calls(take: Take) -> None:
     vm = take("one", boot=True)
-    must_refuse_post(vm, ErrorCase.VM_NOT_SHUTOFF, "/v1/compute/start")
+    must_refuse_post(vm, ErrorCase.VM_STARTED_ALREADY, "/v1/compute/start")
     vm.post("/v1/compute/shutdown")
     eventually(lambda: vm.state() == "shutoff", "the guest has shut itself down", timeout_s=60)
     assert any(line.startswith("P ") for line in vm.witness().lines())

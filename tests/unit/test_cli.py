@@ -149,6 +149,9 @@ def test_version_knows_the_service_and_itself(run: Run, state: Path, door: DoorC
     assert CLUSTER in service
     alone = run("version", "--state", tmp_path / "other")
     assert (alone.code, alone.out, alone.err) == (0, own + "\n", "")
+    door.stub.asked.clear()
+    option = run("--version")
+    assert (option.code, option.out, option.err, door.stub.asked) == (0, own + "\n", "", [])
 
 
 def _unused_url() -> str:

@@ -41,8 +41,8 @@ def what_disk_rollback_does(client: Client, vm: str, snapshot: str, disks: list[
         raise CliError(FAILED, Words(case.message, case.message_cn), details=f"{vm}: {state}")
     which = ", ".join(disks)
     return Words(
-        f'{which} of {vm} will be as in "{taken.name}"; what was written to it since the last snapshot is thrown away.',
-        f"{vm} 的 {which} 将恢复为“{taken.name}”时的内容；自最近一次快照以来写入的数据将被丢弃。",
+        f'{which} of {vm} will be as in "{taken.name}"; what was written to it since the last snapshot or rollback is thrown away.',
+        f"{vm} 的 {which} 将恢复为“{taken.name}”时的内容；自最近一次快照或回滚以来写入的数据将被丢弃。",
     )
 
 

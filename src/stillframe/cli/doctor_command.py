@@ -45,6 +45,22 @@ def doctor(
         raise typer.Exit(FOUND.code)
 
 
+def _print_own_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"stillframe {installed_version('stillframe')}")
+        raise typer.Exit
+
+
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_own_version, help="Print this command's version."),
+    ] = False,
+) -> None:
+    """What stands before any command. ``--version`` asks no service."""
+
+
 @connected
 def version(client: Client, *, as_json: AsJson = False) -> None:
     """Print the version of this command and, when one runs, of the service; with --json of the service alone."""

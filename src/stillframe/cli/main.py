@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from stillframe.cli.doctor_command import doctor, version
+from stillframe.cli.doctor_command import doctor, options, version
 from stillframe.cli.ending import FAILED, UNWRITTEN, CliError
 from stillframe.cli.keys import key, link
 from stillframe.cli.log import show_log
@@ -65,6 +65,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.callback()(options)
 app.command("ls")(list_vms)
 app.command()(show)
 app.command()(tree)

@@ -134,6 +134,12 @@ class ErrorCase(Enum):
         "the virtual machine must be shut off for this; shut it down first",
         "该操作要求虚拟机处于关机状态；请先关机",
     )
+    VM_STARTED_ALREADY = Case(
+        23024,
+        409,
+        "the virtual machine runs already; there is nothing to start",
+        "虚拟机已在运行；无需开机",
+    )
     MEMORY_SPACE_CLOSED = Case(
         23005,
         403,

@@ -159,7 +159,7 @@ class UseCases(Looking):
     def start(self, ref: VmRef, caller: Caller) -> None:
         with self._power(caller, "start", ref, settle=True) as vm:  # what is left may decide on which disks
             if vm.state.has_process:
-                raise Refused(ErrorCase.VM_NOT_SHUTOFF, f"{vm.described} is {vm.state.value}")
+                raise Refused(ErrorCase.VM_STARTED_ALREADY, f"{vm.described} is {vm.state.value}")
             self._check_on_heads(vm)
             check_startable(self.world, vm)
             self.world.power.start(vm.uuid)
