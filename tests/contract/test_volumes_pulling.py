@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from contract.volumes_bench import MIB, VolumesBench, is_same, program, run
+from contract.volumes_bench import MIB, VolumesBench, fails_with, is_same, program, run
 from stillframe.adapters.volumes.qcow2 import Qcow2Volumes
-from stillframe.domain.errors import Failed
+from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.ports.hypervisor import MergeProgress
 
 # Before its n-th write to a file, whatever thread makes it, the process dies.
@@ -84,3 +85,23 @@ def test_a_throttled_pull_tells_how_far_it_is(tmp_path: Path) -> None:
     bench.volumes.ensure_pulled(top, base, parent, "qcow2", told.append)
     partial_bytes = {progress.bytes_done for progress in told if 0 < progress.bytes_done < progress.bytes_total}
     assert len(partial_bytes) > 1, told
+
+
+def test_tables_that_stand_for_more_than_there_is_are_not_followed(tmp_path: Path) -> None:
+    """One table in every place of the first one: a file of some kilobytes would keep a reader busy for days."""
+    bench = VolumesBench(Qcow2Volumes(lock_wait_s=0.2), tmp_path)
+    parent = str(tmp_path / "huge.qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", parent, "1T")
+    base, top = (bench.overlay(parent) for _ in range(2))
+    for path in (base, top):
+        bench.write(path, "qcow2", "write -P 7 0 64k")
+    assert bench.volumes.probe_pulled(top, base)
+    for path in (base, top):
+        with Path(path).open("r+b") as file:
+            entries, offset = struct.unpack(">IQ", file.read(48)[36:])
+            file.seek(offset)
+            entry = file.read(8)
+            file.seek(offset)
+            file.write(entry * entries)
+    with fails_with(ErrorCase.STORAGE_FAILED, "more than it occupies"):
+        bench.volumes.probe_pulled(top, base)

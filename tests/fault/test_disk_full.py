@@ -249,6 +249,37 @@ def test_no_space_for_a_live_merge(place: Place) -> None:
     remove(place, vm)
 
 
+@pytest.mark.parametrize("runs", [False, True], ids=["off", "live"])
+def test_no_space_for_what_is_pulled_up(place: Place, *, runs: bool) -> None:
+    """The layer stays where it is, and below the one that was to take it in."""
+    name = "pulled-live" if runs else "pulled"
+    home = place.disks.directory / name
+    vm = make_vm(place.lab.daemon, place.lab.service, name, disks=1, size="16M", directory=home)
+    vm.create("a")
+    write(vm.disk_path(), 5, offset="4M", length="4M")
+    vm.create("doomed")
+    write(vm.disk_path(), 6, offset="9M", length="6M")
+    exact, head, files = checksums(vm), vm.disk_path(), set(home.rglob("*.qcow2"))
+    expected = head_checksums(vm)
+    if runs:
+        vm.start()
+        vm.await_ticks(10)
+    with place.disks.full():
+        assert "No space" in must_refuse_post(vm, ErrorCase.LEFT_BEHIND, f"{SNAPSHOT}/delete", name="doomed")
+        assert set(home.rglob("*.qcow2")) == files
+        assert vm.names() == ["a"]
+        assert runs or head_checksums(vm) == expected
+    place.check(*[vm] * runs)
+    assert len(set(home.rglob("*.qcow2"))) == len(files) - 1
+    assert vm.disk_path() == head
+    assert checksums(vm) == {"a": exact["a"]}
+    if runs:
+        vm.shutoff()
+    else:
+        assert head_checksums(vm) == expected
+    remove(place, vm)
+
+
 def test_a_guest_that_finds_no_space_itself_runs_again_when_the_merge_is_done(place: Place) -> None:
     """QEMU stops such a guest and never lets it go on by itself; what the merge takes may have been what it lacked."""
     daemon = place.lab.daemon

@@ -8,8 +8,9 @@ import pytest
 
 from stillframe.domain.errors import ErrorCase
 from support.ground import Ground, ask, fill, nothing_lost
-from support.ledger import checksums
+from support.ledger import checksums, layer_paths
 from support.monitor import Monitor
+from support.offline import outweigh
 from support.service import Vm, eventually
 from support.struck import At
 
@@ -106,6 +107,7 @@ def test_during_a_live_merge(ground: Ground, act: Callable[[Ground, Vm], None]) 
     vm.create("a")
     vm.create("b")
     fill(vm.disk_path(), MERGE_MIB)
+    outweigh(layer_paths(vm)["b"]["vda"][0], vm.disk_path())  # else it would be pulled up: test_pull.py
     vm.start()
     vm.await_ticks(5)
     with nothing_lost(vm):

@@ -9,7 +9,9 @@ import pytest
 
 from stillframe.domain.errors import ErrorCase
 from support.ground import Ground, ask, fill, nothing_lost
+from support.ledger import layer_paths
 from support.monitor import Monitor
+from support.offline import outweigh
 from support.service import Vm, end_process
 from support.struck import At
 
@@ -91,6 +93,7 @@ def test_during_a_live_merge(ground: Ground, kind: str) -> None:
     vm.create("b")
     if kind == "active":
         fill(vm.disk_path(), MERGE_MIB)
+        outweigh(layer_paths(vm)["b"]["vda"][0], vm.disk_path())  # else it would be pulled up: test_pull.py
     vm.start()
     vm.await_ticks(5)
     doomed = "a" if kind == "inner" else "b"

@@ -6,6 +6,7 @@ with the first byte that is written, discarded or zeroed in that table's range; 
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from array import array
@@ -15,6 +16,7 @@ from typing import BinaryIO
 
 _MAGIC = 0x514649FB
 _HEADER = struct.Struct(">IIQIIQIIQQII")  # as far as the number of internal snapshots
+_BLOCK_BYTES = 512
 _ENTRY = struct.Struct(">Q")
 _ENTRY_BYTES = _ENTRY.size
 _OFFSET = 0x00FF_FFFF_FFFF_FE00  # of an entry of the first table
@@ -70,7 +72,16 @@ class _Clusters:
         self._second: tuple[int, array[int]] = (-1, array("Q"))
 
     def places(self) -> Iterator[int]:
-        """Where the clusters lie in what is read, in bytes from its beginning, ascending."""
+        """Where the clusters lie in what is read, in bytes from its beginning, ascending.
+
+        Takes no longer than the file is large, whatever is in it.
+
+        Raises:
+            ValueError: it has more tables than it has room for.
+        """
+        tables = len(self._first) - self._first.count(0)
+        if tables * self.cluster_bytes > os.fstat(self._file.fileno()).st_blocks * _BLOCK_BYTES:
+            raise ValueError(f"has {tables} tables of {self.cluster_bytes} bytes, which are more than it occupies")
         for number in range(len(self._first)):
             table = self._table(number)
             for index, entry in enumerate(table):
