@@ -161,7 +161,11 @@ def test_where_nobody_can_be_asked_it_is_refused(
             ["Merged with what stands on it: vda 1.0 MiB; 1.0 MiB to copy.", "Freed for certain: 4.0 MiB."],
         ),
         (("rm", "测试", "origin"), CHINESE, ["与其上的层合并：vda 1.0 MiB", "确定释放：4.0 MiB"]),
-        (("rollback-disk", "测试", "origin", "sda"), ENGLISH, ['sda of 测试 will be as in "origin"']),
+        (
+            ("rollback-disk", "测试", "origin", "sda"),
+            ENGLISH,
+            ['sda of 测试 will be as in "origin"', "or rollback is thrown away"],
+        ),
     ],
 )
 def test_the_question_says_what_goes_and_no_is_no(

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
+from stillframe.adapters.metadata.database import open_metadata
+from stillframe.domain.access import Role
 from stillframe.domain.errors import ErrorCase, Refused
 from stillframe.domain.quota import (
     ALLOWANCE_LEAST_BYTES,
@@ -14,6 +21,9 @@ from stillframe.domain.quota import (
     check_count,
     check_fits,
 )
+from stillframe.operations.quotas import use_of
+from stillframe.operations.world import World
+from stillframe.ports.keys import KeyRow
 from support.http_door import CALLER, TENANT, DoorClient, must_fail
 
 GIB = 1 << 30
@@ -102,3 +112,25 @@ def test_a_new_budget_is_no_tenants_own_business() -> None:
     must_fail(
         door.post("/v1/stillframe/tenant/set", {"tenant": "t", "space_bytes": True}), ErrorCase.PARAMETER_MALFORMED
     )
+
+
+def test_the_use_of_a_tenant_that_there_is_not_is_refused_and_no_zeros(tmp_path: Path) -> None:
+    """There is one that has limits, a key, or a virtual machine without snapshots."""
+    with closing(open_metadata(f"sqlite:///{tmp_path / 'tenants.db'}")) as metadata:
+        machines = [SimpleNamespace(tenant="of a machine", unreadable=False)]
+        world = cast(
+            "World",
+            SimpleNamespace(
+                metadata=metadata,
+                inventory=SimpleNamespace(list_vms=lambda: machines),
+                limits=SimpleNamespace(memory_space_open=lambda _tenant: False, max_snapshots=5),
+            ),
+        )
+        with metadata.write() as tx:
+            tx.quotas.set_limits(TenantLimits("of limits"))
+            tx.keys.insert(KeyRow("0" * 12, Role.READER, "of a key", "", "aa", "bb", 1, ""))
+        for tenant in ("of limits", "of a key", "of a machine"):
+            assert [use.limits.tenant for use in use_of(world, tenant, "", 10).uses] == [tenant]
+        with pytest.raises(Refused) as refused:
+            use_of(world, "nosuch", "", 10)
+        assert (refused.value.case, refused.value.desc) == (ErrorCase.TENANT_UNKNOWN, 'tenant "nosuch"')

@@ -110,6 +110,12 @@ class ErrorCase(Enum):
         "no such line of the operation log, or not any more; begin again with its first page",
         "操作日志中没有这一行，或已被清除；请从第一页重新查询",
     )
+    TENANT_UNKNOWN = Case(
+        22008,
+        404,
+        "no such tenant: it has no virtual machine, no limits and no key; see the tenant list",
+        "没有这个租户：没有属于它的虚拟机、限额或密钥；请查看租户列表",
+    )
     NAME_TAKEN = Case(
         23001,
         409,

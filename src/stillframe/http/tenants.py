@@ -103,6 +103,6 @@ async def set_tenant(body: TenantSetBody, door: DoorOf, caller: CallerOf) -> Res
 @router.get(f"{TENANT}/usage", operation_id="getTenantUsage", responses=answers(TenantUsageData))
 @needs(Need.LOOK)
 async def tenant_usage(params: Annotated[TenantParams, Query()], door: DoorOf, viewer: ViewerOf) -> Response:
-    """What tenants use and may use, by name; a tenant's key sees its own."""
+    """What tenants use and may use, by name; a tenant's key sees its own. One that there is not is refused with 22008."""
     page = await door.recall(door.use_cases.tenant_use, params.tenant, params.after, params.limit, viewer)
     return answer(TenantUsageData(list=[_data(use) for use in page.uses], next=page.next))

@@ -119,13 +119,28 @@ def align_tenants(world: World) -> None:
 
 
 def use_of(world: World, tenant: str, after: str, limit: int) -> TenantPage:
-    """This tenant's use, or with "" that of all that there are, by name, from behind ``after`` on."""
+    """This tenant's use, or with "" that of all that there are, by name, from behind ``after`` on.
+
+    Raises:
+        Refused: TENANT_UNKNOWN, of a tenant that nothing is of: neither limits, nor a virtual machine, nor a key.
+        StillframeError: whether a virtual machine is could not be asked.
+    """
+    if tenant and not _is_known(world, tenant):
+        raise Refused(ErrorCase.TENANT_UNKNOWN, f'tenant "{tenant}"')
     with world.metadata.read() as tx:
         named = [tenant] if tenant else tx.quotas.tenants()
         wanted = [name for name in named if name > after]
         found: list[TenantUse] = []
         found.extend(_use_of_one(tx, world, name) for name in wanted[:limit])
     return TenantPage(tuple(found), found[-1].limits.tenant if len(wanted) > limit else "")
+
+
+def _is_known(world: World, tenant: str) -> bool:
+    with world.metadata.read() as tx:
+        if tenant in tx.quotas.tenants() or tx.keys.page(tenant, "", 1):
+            return True
+    # one whose machines have no snapshots yet is noted nowhere else
+    return any(vm.tenant == tenant for vm in world.inventory.list_vms() if not vm.unreadable)
 
 
 def largest(tx: Transaction, world: World, most: int) -> list[TenantUse]:
