@@ -28,7 +28,7 @@ from peers import (
     measure_rollback,
     remove_guest,
 )
-from report import CHANGES_MIB, Guest, Measurements, Run, document, facts, table, verdicts
+from report import CHANGES_MIB, Guest, Measurements, Run, document, facts, table, verdicts, write_document
 from witness_gap import ConsoleTail
 
 from support.ending import end_in_order
@@ -140,7 +140,7 @@ def main(arguments: list[str]) -> int:
     print(f"took {time.monotonic() - begun_s:.0f} s")
     if given.write:
         run = Run(shlex.join(["python", "benchmarks/bench.py", *arguments]), rounds, guest, machine)
-        given.write.write_text(document(bench.measured, checked, run), encoding="utf-8")
+        write_document(given.write, document(bench.measured, checked, run))
         print(f"written: {given.write}")
     return 0
 

@@ -249,6 +249,15 @@ def document(measured: Measurements, checked: list[Verdict], run: Run) -> str:
     return "\n".join(lines)
 
 
+def write_document(file: Path, text: str) -> None:
+    """Replace what ``document`` wrote before; sections that others put into the file stay behind it."""
+    own = {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")}
+    old = file.read_text(encoding="utf-8") if file.exists() else ""
+    others = [section for section in old.split("\n## ")[1:] if section.partition("\n")[0] not in own]
+    parts = [text.rstrip(), *(f"## {section.rstrip()}" for section in others)]
+    file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def put_section(file: Path, heading: str, text: str) -> None:
     """Replace the document's section of this heading, or put it at the end; the others stay."""
     before, _heading, old = file.read_text(encoding="utf-8").partition(f"{heading}\n")
