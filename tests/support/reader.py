@@ -49,6 +49,8 @@ class ReaderHost:
         systemctl = self._programs / "systemctl"
         systemctl.write_text(f'#!/bin/sh\nexec {sys.executable} {_STANDIN} {_UNIT} {STILLFRAME} "$@"\n')
         systemctl.chmod(0o755)
+        # it listens before it has read its configuration, over which another /etc is laid
+        self._inside("virsh", "-q", "list")
         self._inside("sh", "-c", _FURNISH, str(daemon.directory / "varlib"), str(daemon.directory / "lib"))
 
     def _inside(self, *words: str) -> str:
