@@ -6,6 +6,7 @@ late leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -68,18 +69,26 @@ class Stopped:
 
     def __init__(self, vm: Vm, *moments: Moment) -> None:
         self.outcomes: list[bool] = []
-        self._vm = vm
+        self.vm = vm
         self._moments = iter(moments)
 
     def watch(self, *arguments: Any) -> Pass:
-        stopped, moment, monitor = self, next(self._moments, at_once), Monitor(self._vm)
+        stopped, moment = self, next(self._moments, at_once)
 
         class Watched(Pass):
+            is_worth_while = True  # type: ignore[assignment]
+
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments)
+                self._monitor = Monitor(stopped.vm)  # before QEMU begins: it tells nobody what was before
+
             def await_stop_time(self) -> None:
-                with monitor:
-                    moment(monitor)
+                with self._monitor:
+                    moment(self._monitor)
 
             def over(self, on_wall_s: float, *, in_time: bool) -> None:
+                with contextlib.suppress(OSError, ValueError):  # closed by now
+                    self._monitor.__exit__(None, None, None)
                 stopped.outcomes.append(in_time)
                 super().over(on_wall_s, in_time=in_time)
 
@@ -182,7 +191,7 @@ def test_too_late_is_noticed_and_tried_again(ground: Ground, connection: Connect
 def test_after_some_misses_the_guest_is_stopped_first(ground: Ground, connection: Connection, vm: Vm) -> None:
     stopped = Stopped(vm, *LATE[1:4])
     taken = Taken(connection, vm, stopped)
-    assert stopped.outcomes == [False, False, False]
+    assert stopped.outcomes == [False, False, False, True]
     taken.check(ground)
 
 

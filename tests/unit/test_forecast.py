@@ -147,6 +147,15 @@ def test_a_thread_that_ends_is_not_waited_for(forecast: Forecast) -> None:
     watched.await_stop_time()
 
 
+@pytest.mark.parametrize(("took_s", "worth"), [(0.004, False), (0.1, True)])
+def test_a_short_pass_may_as_well_be_part_of_the_pause(took_s: float, *, worth: bool) -> None:
+    known = Forecast()
+    assert not watch(known).is_worth_while, "1 GiB that nobody has seen yet"
+    for _ in range(2):
+        known.learn("a", PAGES, took_s, in_time=True)
+    assert watch(known).is_worth_while is worth
+
+
 def test_without_a_thread_to_be_seen_the_wall_s_time_counts(forecast: Forecast) -> None:
     watched = watch(forecast)
     with working(b"another", 0.001):

@@ -16,6 +16,7 @@ from stillframe.adapters.libvirt.qmp import Qmp
 
 _THREAD_NAMES = ("bg_snapshot", "mig/snapshot")  # migration/migration.c, by version
 _NAMED_WITHIN_S = 0.005
+_LEAST_GAIN_S = 0.006
 _LONGEST_SLEEP_S = 0.05
 _SHORTEST_SLEEP_S = 0.0003
 _PATIENCE = 4.0  # times the forecast on the wall: a thread that gets no processor is not waited for longer
@@ -35,9 +36,15 @@ class Pass:
         self._pages = pages
         self._tasks = _tasks_of(qmp)
         self._before = frozenset(_names_in(self._tasks))
+        self._wanted_s = forecast.stop_after_s(guest, pages)
         self._schedstat: Path | None = None
         self._began_s = 0.0
         self._seen_s = 0.0
+
+    @property
+    def is_worth_while(self) -> bool:
+        """The pass takes longer than it takes to stop a guest; a shorter one may as well be part of the pause."""
+        return self._wanted_s >= _LEAST_GAIN_S
 
     def begun(self) -> None:
         """QEMU has been told to begin, a moment ago."""
@@ -51,7 +58,7 @@ class Pass:
 
     def await_stop_time(self) -> None:
         """Return when the guest is to be stopped. A pass that ends meanwhile, or stands still, is not waited for."""
-        wanted_s = self._forecast.stop_after_s(self._guest, self._pages)
+        wanted_s = self._wanted_s
         given_up_s = self._began_s + wanted_s * _PATIENCE + _PATIENCE_S
         while (now_s := time.monotonic()) < given_up_s:
             worked_s = self._worked_s()

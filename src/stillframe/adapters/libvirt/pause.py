@@ -80,30 +80,35 @@ class Pauser:
         what QEMU writes the memory to; emptied before another attempt.
         """
         if domain.state()[0] not in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
-            return _fix_still(domain, xml, qmp, setup)
-        paused_us = 0
+            return _fix_still(domain, xml, qmp, setup, None)
+        paused_us = misses = 0
         for misses in range(_MISSES):
-            found = self._try(domain, xml, qmp, setup)
+            watched = self._watch(domain, qmp)
+            if not watched.is_worth_while:
+                break
+            found = self._try(domain, xml, qmp, setup, watched)
             paused_us += found.pause_us
             if found.mode is not None:
                 return Fixed(found.taken_at_s, paused_us, found.mode, "", misses)
             log.info("the guest %s was stopped too late for its capture (%d)", domain.name(), misses + 1)
             migration.cancel(qmp)
             os.ftruncate(fd, 0)  # a page that is written now and is zero by the next attempt would be taken for its
+        else:
+            misses, watched = _MISSES, self._watch(domain, qmp)
         begun_ns = time.monotonic_ns()
         domain.suspend()
         try:
-            fixed = _fix_still(domain, xml, qmp, setup)
+            fixed = _fix_still(domain, xml, qmp, setup, watched)
         finally:
             release_paused(domain)
-        return Fixed(fixed.taken_at_s, paused_us + _us_since(begun_ns), fixed.mode, "", _MISSES)
+        return Fixed(fixed.taken_at_s, paused_us + _us_since(begun_ns), fixed.mode, "", misses)
 
-    def _try(self, domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
-        """One attempt; ``mode`` is None for one that was too late: no disk was touched, and the capture is to be cancelled.
+    def _watch(self, domain: Any, qmp: Qmp) -> Pass:
+        """Libvirt's id of a domain is another one after each start: a new QEMU has new memory."""
+        return self._new_pass(qmp, self._forecast, f"{domain.UUIDString()}/{domain.ID()}", _pages(domain))
 
-        libvirt's id of a domain is another one after each start: a new QEMU has new memory.
-        """
-        watched = self._new_pass(qmp, self._forecast, f"{domain.UUIDString()}/{domain.ID()}", _pages(domain))
+    def _try(self, domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, watched: Pass) -> Fixed:
+        """One attempt; ``mode`` is None for one that was too late: no disk was touched, and the capture is to be cancelled."""
         migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
         watched.begun()
         watched.await_stop_time()
@@ -123,12 +128,17 @@ class Pauser:
         return Fixed(taken_at_s, pause_us, CaptureMode.BACKGROUND if in_time else None, "")
 
 
-def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
-    """Of a guest that stands still already, and is not released."""
+def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, watched: Pass | None) -> Fixed:
+    """Of a guest that stands still already, and is not released. ``watched``: what the pass takes is to be learned."""
     domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
     taken_at_s = time.time()
     migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
-    migration.await_tracking(qmp)
+    if watched is None:
+        migration.await_tracking(qmp)
+    else:
+        watched.begun()
+        migration.await_tracking(qmp, watched.goes_on)
+        watched.over(migration.setup_s(qmp), in_time=True)
     return Fixed(taken_at_s, 0, CaptureMode.BACKGROUND, "")
 
 
