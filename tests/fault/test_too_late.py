@@ -6,8 +6,8 @@ late leaves nothing behind.
 
 from __future__ import annotations
 
-import contextlib
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -81,14 +81,14 @@ class Stopped:
             def __init__(self, *arguments: Any) -> None:
                 super().__init__(*arguments)
                 self._monitor = Monitor(stopped.vm)  # before QEMU begins: it tells nobody what was before
+                weakref.finalize(self, self._monitor.__exit__, None, None, None)
 
             def await_stop_time(self) -> None:
-                with self._monitor:
+                with self._monitor:  # QEMU speaks to one at a time
                     moment(self._monitor)
 
             def over(self, on_wall_s: float, *, in_time: bool) -> None:
-                with contextlib.suppress(OSError, ValueError):  # closed by now
-                    self._monitor.__exit__(None, None, None)
+                self._monitor.__exit__(None, None, None)
                 stopped.outcomes.append(in_time)
                 super().over(on_wall_s, in_time=in_time)
 
