@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from stillframe.domain.errors import ErrorCase
+from support.checksums import checksum_image
 from support.ground import Ground
 from support.lab import boots, define, interrupt, last_task, make_vm, open_service, settle, virsh
 from support.ledger import check_census, checksums, head_checksums, rows
 from support.offline import write
-from support.service import SNAPSHOT, Vm, checksum_image
+from support.service import SNAPSHOT, Vm
 from support.struck import At, Striker
 
 pytestmark = pytest.mark.guest

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from stillframe.domain.errors import ErrorCase
+from support.checksums import checksum_image
 from support.lab import Lab, define, make_vm, settle, virsh
 from support.ledger import check_census, checksums, head_checksums, rows
 from support.offline import write
 from support.refusal import must_refuse_post
-from support.service import SNAPSHOT, Vm, checksum_image, eventually
+from support.service import SNAPSHOT, Vm, eventually
 from support.struck import At
 
 pytestmark = pytest.mark.guest

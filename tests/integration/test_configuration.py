@@ -17,10 +17,11 @@ import pytest
 from integration.conftest import Take
 from stillframe.domain.errors import ErrorCase
 from stillframe.operations.checksum import text_checksum
+from support.checksums import checksum_image
 from support.ledger import checksums, head_checksums
 from support.offline import definition, file_disk, image, offline, write
 from support.refusal import must_refuse_post
-from support.service import SNAPSHOT, Vm, checksum_image
+from support.service import SNAPSHOT, Vm
 
 pytestmark = pytest.mark.guest  # those that boot nothing restart the service, which takes a while
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from stillframe.adapters.libvirt.guest import guest_image_dir
+from support.checksums import checksum_image
 from support.private_libvirtd import PrivateLibvirtd
-from support.service import Service, Vm, checksum_image, running_service
+from support.service import Service, Vm, running_service
 
 pytestmark = pytest.mark.guest
 

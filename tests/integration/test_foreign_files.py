@@ -9,10 +9,11 @@ import pytest
 from integration.conftest import Take
 from integration.unsupported import UNSUPPORTED
 from stillframe.domain.errors import ErrorCase
+from support.checksums import checksum_image, sparse_checksum
 from support.ledger import checksums, head_checksums, owned_files, unchanged
 from support.offline import write
 from support.refusal import must_refuse_post
-from support.service import SNAPSHOT, Vm, checksum_image, sparse_checksum
+from support.service import SNAPSHOT, Vm
 
 
 def directory_of(vm: Vm) -> Path:

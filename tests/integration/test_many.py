@@ -6,10 +6,11 @@ import pytest
 
 from integration.conftest import Take
 from stillframe.domain.errors import ErrorCase
+from support.checksums import checksum_image
 from support.ledger import head_checksums, layer_paths, unchanged
 from support.offline import write
 from support.refusal import must_refuse_post
-from support.service import SNAPSHOT, checksum_image
+from support.service import SNAPSHOT
 
 LIMIT = 24  # what libvirt can open, below the default of max_chain_depth
 

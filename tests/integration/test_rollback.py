@@ -9,10 +9,11 @@ import pytest
 
 from integration.conftest import Take
 from stillframe.domain.errors import ErrorCase
+from support.checksums import checksum_image
 from support.ledger import check_census, checksums, head_checksums, layer_paths
 from support.offline import write
 from support.refusal import must_refuse_post
-from support.service import SNAPSHOT, Vm, checksum_image
+from support.service import SNAPSHOT, Vm
 
 VOLUMES = "/v1/compute/volume/snapshot/rollback"
 

@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.service import Service, Vm, checksum_image
+from support.checksums import checksum_image
+from support.service import Service, Vm
 
 _OUR_DIRECTORIES = ("memory", "screenshots")
 

@@ -16,19 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
-from blake3 import blake3
 
 from support.told import secrets_in_logs
+from support.witness import Witness
 
 STILLFRAME = str(Path(sys.prefix) / "bin" / "stillframe")
 SNAPSHOT = "/v1/compute/vsd/snapshot"
-_MIB = 1 << 20
 _LAST_WORDS_CHARS = 12_000
 
 
@@ -310,77 +307,6 @@ class Vm:
             raise AssertionError(f"{error}; {came} came; its console ends with {witness.lines()[-20:]}") from None
 
 
-class Witness:
-    """The lines of a witness guest's console: ``T <boot id> <n>``, ``B …`` at boot, ``TORN …`` when torn."""
-
-    def __init__(self, console: Path) -> None:
-        self.console = console
-
-    def lines(self) -> list[str]:
-        text = self.console.read_bytes().decode(errors="replace")
-        return [line.strip() for line in text.split("\n")[:-1]]
-
-    def ticks(self) -> list[tuple[str, int]]:
-        return [tick for line in self.lines() if (tick := _tick(line)) is not None]
-
-    def torn(self) -> list[str]:
-        return [line for line in self.lines() if "TORN" in line]
-
-    def boots(self) -> list[str]:
-        return [line for line in self.lines() if line.startswith("B ")]
-
-    def resumption(self, mark: int) -> Resumption:
-        """What the lines from number ``mark`` on say of the one rollback with memory that happened there.
-
-        A line that was cut by either moment (QEMU killed, memory fixed) stands as one odd line at the break.
-        """
-        lines = self.lines()
-        last = next(tick for tick in reversed([_tick(line) for line in lines[:mark]]) if tick is not None)
-        ticks = [_tick(line) for line in lines[mark:]]
-        at = 0
-        while at < len(ticks) and ticks[at] == (last[0], last[1] + 1 + at):
-            at += 1
-        for odd in (0, 1):
-            resumed = ticks[at + odd :]
-            if resumed and resumed[0] is not None:
-                boot, n = resumed[0]
-                if resumed == [(boot, n + i) for i in range(len(resumed))]:
-                    return Resumption(boot, n, odd == 1)
-        raise AssertionError(f"not one jump, but: {lines[mark - 3 :]}")
-
-    def jumps(self) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-        """Neighbouring ticks that do not follow each other: one per rollback or boot, none otherwise.
-
-        A line that was cut where QEMU was killed can read like a tick together with the next one's beginning: it
-        stands alone, following nothing and followed by nothing, and does not count.
-        """
-        ticks = self.ticks()
-        inner = range(1, len(ticks) - 1)
-        alone = {i for i in inner if not _follows(ticks[i - 1], ticks[i]) and not _follows(ticks[i], ticks[i + 1])}
-        whole = [tick for number, tick in enumerate(ticks) if number not in alone]
-        return [(a, b) for a, b in pairwise(whole) if not _follows(a, b)]
-
-
-@dataclass(frozen=True)
-class Resumption:
-    """The first whole tick after a rollback with memory; ``odd``: a cut line stands before it."""
-
-    boot: str
-    n: int
-    odd: bool
-
-
-def _tick(line: str) -> tuple[str, int] | None:
-    words = line.split()
-    if len(words) == 3 and words[0] == "T" and words[2].isdigit():
-        return words[1], int(words[2])
-    return None
-
-
-def _follows(earlier: tuple[str, int], later: tuple[str, int]) -> bool:
-    return later == (earlier[0], earlier[1] + 1)
-
-
 def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 30, poll_s: float = 0.05) -> None:
     """Wait for a state that must come; the limit only ends a test that would hang."""
     deadline = time.monotonic() + timeout_s
@@ -417,38 +343,3 @@ def running_service(connect: str = "", **settings: str) -> Iterator[Service]:
         yield service.start()
     finally:
         service.destroy()
-
-
-def checksum_image(path: str, image_format: str = "qcow2") -> str:
-    """A checksum of everything that can be read through this image and its backing chain, lock or no lock."""
-    with tempfile.NamedTemporaryFile(prefix="sf-raw-", dir="/tmp") as raw:
-        command = ["qemu-img", "convert", "-U", "-f", image_format, "-O", "raw", path, raw.name]
-        subprocess.run(command, check=True, capture_output=True)
-        return sparse_checksum(raw.name)
-
-
-def sparse_checksum(path: str) -> str:
-    """blake3 over the non-zero MiB of a file, each with its number; holes are not read."""
-    digest = blake3()
-    zeroes = bytes(_MIB)
-    with Path(path).open("rb") as file:
-        for number in _mib_with_data(file.fileno()):
-            file.seek(number * _MIB)
-            chunk = file.read(_MIB)
-            if chunk != zeroes[: len(chunk)]:
-                digest.update(number.to_bytes(8, "big") + chunk)
-    return str(digest.hexdigest())
-
-
-def _mib_with_data(descriptor: int) -> Iterator[int]:
-    """The numbers of the MiB that are not all hole, ascending."""
-    end, position, last = os.fstat(descriptor).st_size, 0, -1
-    while position < end:
-        try:
-            data = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError:  # no data any more
-            return
-        position = os.lseek(descriptor, data, os.SEEK_HOLE)
-        first = max(last + 1, data // _MIB)
-        last = (position - 1) // _MIB
-        yield from range(first, last + 1)
