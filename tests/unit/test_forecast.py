@@ -177,3 +177,10 @@ def test_a_thread_of_an_earlier_capture_is_not_taken_for_this_one_s(forecast: Fo
         watched.goes_on()
         watched.over(1.0, in_time=True)
     assert forecast.stop_after_s("a", PAGES) > 0.015, "the wall's"
+
+
+def test_a_pass_that_nobody_watched_took_what_qemu_says_of_it(forecast: Forecast) -> None:
+    """A guest that was stopped first: what is learned of its pass is learned behind its pause."""
+    for _ in range(2):
+        watch(forecast).over(0.03, in_time=True)
+    assert 0.02 < forecast.stop_after_s("a", PAGES) < 0.03

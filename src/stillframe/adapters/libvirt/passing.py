@@ -72,8 +72,12 @@ class Pass:
         self._seen_s = self._worked_s() or self._seen_s
 
     def over(self, on_wall_s: float, *, in_time: bool) -> None:
-        """The pass is over; ``on_wall_s``: how long all of QEMU's preparation took. ``in_time``: the guest stood still."""
-        took_s = self._seen_s if in_time and self._seen_s else min(self._worked_s() or on_wall_s, on_wall_s)
+        """The pass is over; ``on_wall_s``: how long all of QEMU's preparation took. ``in_time``: the guest stood still.
+
+        One that was not watched (``begun`` was not called) took what it took on the wall.
+        """
+        worked_s = self._worked_s() if self._began_s else None
+        took_s = self._seen_s if in_time and self._seen_s else min(worked_s or on_wall_s, on_wall_s)
         self._forecast.learn(self._guest, self._pages, took_s, in_time=in_time)
 
     def _worked_s(self) -> float | None:

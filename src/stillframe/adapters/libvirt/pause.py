@@ -80,7 +80,7 @@ class Pauser:
         what QEMU writes the memory to; emptied before another attempt.
         """
         if domain.state()[0] not in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
-            return _fix_still(domain, xml, qmp, setup, None)
+            return _fix_still(domain, xml, qmp, setup)
         paused_us = misses = 0
         for misses in range(_MISSES):
             watched = self._watch(domain, qmp)
@@ -98,10 +98,12 @@ class Pauser:
         begun_ns = time.monotonic_ns()
         domain.suspend()
         try:
-            fixed = _fix_still(domain, xml, qmp, setup, watched)
+            fixed = _fix_still(domain, xml, qmp, setup)
         finally:
             release_paused(domain)
-        return Fixed(fixed.taken_at_s, paused_us + _us_since(begun_ns), fixed.mode, "", misses)
+        paused_us += _us_since(begun_ns)
+        watched.over(migration.setup_s(qmp), in_time=True)
+        return Fixed(fixed.taken_at_s, paused_us, fixed.mode, "", misses)
 
     def _watch(self, domain: Any, qmp: Qmp) -> Pass:
         """Libvirt's id of a domain is another one after each start: a new QEMU has new memory."""
@@ -128,17 +130,12 @@ class Pauser:
         return Fixed(taken_at_s, pause_us, CaptureMode.BACKGROUND if in_time else None, "")
 
 
-def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, watched: Pass | None) -> Fixed:
-    """Of a guest that stands still already, and is not released. ``watched``: what the pass takes is to be learned."""
+def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
+    """Of a guest that stands still already, and is not released. Nothing is done here that can wait until it is."""
     domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
     taken_at_s = time.time()
     migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
-    if watched is None:
-        migration.await_tracking(qmp)
-    else:
-        watched.begun()
-        migration.await_tracking(qmp, watched.goes_on)
-        watched.over(migration.setup_s(qmp), in_time=True)
+    migration.await_tracking(qmp)
     return Fixed(taken_at_s, 0, CaptureMode.BACKGROUND, "")
 
 
