@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Protocol
 
 from witness_gap import ConsoleTail
 
+from support.offline import domain_xml, file_disk, image, lot
 from support.service import Service, Vm
 
 _POLL_S = 0.05
@@ -190,6 +192,17 @@ class Virsh:
 
     def output(self, *arguments: str) -> str:
         return run(["virsh", "-q", "-c", self.uri, *arguments])
+
+
+def define_machine(service: Service, uri: str, name: str) -> Vm:
+    """A machine that is shut off, with one small disk."""
+    one = lot(service, name)
+    disk = image(one.directory / "disk.qcow2", size="1M")
+    with NamedTemporaryFile("w", suffix=".xml") as file:
+        file.write(domain_xml(one, [file_disk(disk, "vda")]))
+        file.flush()
+        Virsh(uri)("define", file.name)
+    return one.vm(service)
 
 
 def run(command: list[str]) -> str:

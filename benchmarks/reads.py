@@ -20,17 +20,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import asking
-from peers import Virsh
+from peers import Virsh, define_machine
 from planting import PER_VM, plant_postgresql, plant_sqlite
 from report import Measurements, put_section
 
 from support.ending import end_in_order
-from support.offline import domain_xml, file_disk, image, lot
 from support.postgres import PostgresCluster, private_postgres
 from support.private_libvirtd import PrivateLibvirtd
 from support.service import SNAPSHOT, Service, eventually, free_port
@@ -106,7 +104,7 @@ def places(effort: Effort) -> Iterator[list[Place]]:
                 url = stack.enter_context(cluster.database()) if database == "PostgreSQL" else ""
                 service = Service(daemon.uri)
                 stack.callback(service.destroy)  # before its database is dropped
-                vm_uuid = vm_uuid or define(service, daemon.uri)
+                vm_uuid = vm_uuid or define_machine(service, daemon.uri, "bench-reads").uuid
                 vms = [vm_uuid, *(str(uuid.uuid4()) for _ in range(snapshots // PER_VM - 1))]
                 begun = time.monotonic()
                 plant(service, url, cluster, vms)
@@ -115,17 +113,6 @@ def places(effort: Effort) -> Iterator[list[Place]]:
                 found.append(Place(database, snapshots, service.start(), vm_uuid))
         yield found
         Virsh(daemon.uri)("undefine", vm_uuid)
-
-
-def define(service: Service, uri: str) -> str:
-    """A machine that is shut off; returns its uuid."""
-    one = lot(service, "bench-reads")
-    disk = image(one.directory / "disk.qcow2", size="1M")
-    with NamedTemporaryFile("w", suffix=".xml") as file:
-        file.write(domain_xml(one, [file_disk(disk, "vda")]))
-        file.flush()
-        Virsh(uri)("define", file.name)
-    return one.uuid
 
 
 def plant(service: Service, url: str, cluster: PostgresCluster, vms: list[str]) -> None:

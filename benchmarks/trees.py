@@ -18,17 +18,15 @@ from contextlib import closing
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from peers import Virsh
+from peers import Virsh, define_machine
 from report import Measurements, put_section, trees_table
 
 from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.snapshot import Snapshot
 from support.ending import end_in_order
-from support.offline import domain_xml, file_disk, image, lot
 from support.private_libvirtd import PrivateLibvirtd
 from support.service import Service, running_service
 
@@ -41,13 +39,7 @@ PICTURE, OVERVIEW = "/v1/compute/vsd/snapshot/tree.svg", "/v1/stillframe/vm/over
 
 def plant(service: Service, virsh: Virsh) -> str:
     """A machine that is shut off, with a thousand snapshots in the database; returns its uuid."""
-    one = lot(service, "bench-tree")
-    disk = image(one.directory / "disk.qcow2", size="1M")
-    with NamedTemporaryFile("w", suffix=".xml") as file:
-        file.write(domain_xml(one, [file_disk(disk, "vda")]))
-        file.flush()
-        virsh("define", file.name)
-    vm = one.vm(service)
+    vm = define_machine(service, virsh.uri, "bench-tree")
     with closing(open_metadata(f"sqlite:///{service.state}/stillframe.db")) as metadata, metadata.write() as tx:
         for snapshot in _grown(vm.uuid):
             tx.snapshots.insert(snapshot)
