@@ -324,12 +324,14 @@ def free_port() -> int:
 
 
 def end_process(pid: int) -> None:
-    """SIGKILL a process that we started, and wait until it is gone or a zombie."""
+    """SIGKILL a process that we started, and wait until it is gone or a zombie with no thread left, which holds no file."""
     os.kill(pid, signal.SIGKILL)
+    process = Path(f"/proc/{pid}")
 
     def gone() -> bool:
         try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            is_zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            return is_zombie and len(list((process / "task").iterdir())) <= 1
         except OSError:
             return True
 
