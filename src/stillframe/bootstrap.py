@@ -40,6 +40,7 @@ from stillframe.http.server import server_config
 from stillframe.listening import local_url, split_listen, why_not_kept, why_not_listen, write_secret
 from stillframe.logs import begin_logging
 from stillframe.operations.doctor import Doctor, Report, untrusted
+from stillframe.operations.lending import Lender
 from stillframe.operations.log_keeper import LogKeeper
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.operations.requests import Cluster
@@ -78,6 +79,7 @@ class Service:
     """A built service: what it uses, and what must be closed."""
 
     use_cases: UseCases
+    lender: Lender
     connection: Connection
     metadata: Metadata
     metrics: PrometheusMetrics
@@ -122,6 +124,7 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
     )
     metrics = PrometheusMetrics(version("stillframe"))
     listeners, close_traces = _traces(settings)
+    lender = Lender()
     world = World(
         inventory=LibvirtInventory(connection),
         power=LibvirtPower(connection),
@@ -139,12 +142,15 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
             max_snapshots=settings.max_snapshots,
             max_operations=settings.max_operations,
             max_operations_per_tenant=settings.max_operations_per_tenant,
+            lazy_restore=settings.lazy_restore,
         ),
         watch=watch,
         instruments=Audience(metrics, *listeners),
+        guard=lender,
     )
+    lender.belong_to(world)
     cluster = Cluster(metadata.cluster_uuid(), settings.cluster_name)
-    return Service(UseCases(world, cluster), connection, metadata, metrics, close_traces)
+    return Service(UseCases(world, cluster), lender, connection, metadata, metrics, close_traces)
 
 
 def _traces(settings: Settings) -> tuple[tuple[Instruments, ...], Callable[[], None]]:
@@ -277,6 +283,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         server.service_file = settings.service_file
         log_keeper = LogKeeper(service.use_cases.world, service.use_cases.refusals, settings.log_retention_days)
         service.use_cases.mender.start()
+        service.lender.start()
         log_keeper.start()
         for stop in (signal.SIGTERM, signal.SIGINT):
             # uvicorn stops at them, and then raises them once more: the default would end us before we have cleaned up
@@ -290,6 +297,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
             # uvicorn's way of saying that it could not listen; its own line is in the log
             print(f"cannot listen on {settings.listen}\n无法监听 {settings.listen}", file=sys.stderr)  # noqa: T201
         finally:
+            service.lender.stop()
             service.use_cases.mender.stop()
             log_keeper.stop()
             settings.service_file.unlink(missing_ok=True)

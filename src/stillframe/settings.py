@@ -154,6 +154,12 @@ class Settings(BaseSettings):
         "STILLFRAME_MERGE_BYTES_PER_S lets it. Without this, a merge that is under way when the service is started again "
         "keeps the speed that it began with.",
     )
+    lazy_restore: bool = Field(
+        True,
+        description="A rollback with memory lets the guest run at once, on the saved file, where QEMU may open that: its memory is "
+        "read as it is touched, and checked behind its back. Such a guest cannot be captured as smoothly as others until it is "
+        "off again: see capture_mode. Without this, the memory is checked and loaded as a whole before the guest runs.",
+    )
     shutdown_timeout_s: int = Field(
         30,
         ge=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,6 +209,31 @@ class ScreenshotOverwritten(LocalMemoryStore):
         return super().put_screenshot(snapshot_uuid, png)
 
 
+class ChecksNothingSlowly(LocalMemoryStore):
+    def check_slowly(self, memory_uuid: str, checksum: str, *, goes_on: Callable[[], bool]) -> bool:
+        while goes_on():
+            pass
+        return True
+
+
+class ChecksToTheEnd(LocalMemoryStore):
+    """Whether or not anybody still wants it."""
+
+    def check_slowly(self, memory_uuid: str, checksum: str, *, goes_on: Callable[[], bool]) -> bool:
+        return super().check_slowly(memory_uuid, checksum, goes_on=lambda: goes_on() or True)
+
+
+class DropsWhatItLends(LocalMemoryStore):
+    def lend(self, memory_uuid: str) -> None:
+        super().lend(memory_uuid)
+        Path(self.capture_path(memory_uuid)).unlink(missing_ok=True)
+
+
+class LeavesTheImage(LocalMemoryStore):
+    def drop_lazy_file(self, memory_uuid: str) -> None:
+        """Nothing."""
+
+
 BROKEN: tuple[tuple[type[LocalMemoryStore], str], ...] = (
     (ErrorThoughStored, "check_sealed_file_verifies"),
     (StoresThoughRefused, "check_no_space_is_said_and_leaves_nothing"),
@@ -233,6 +259,11 @@ BROKEN: tuple[tuple[type[LocalMemoryStore], str], ...] = (
     (LengthOfNothing, "check_length_of_a_missing_file_is_damage"),
     (LengthFailureIsDamage, "check_length_failure_is_not_damage"),
     (TakesAnyName, "check_no_path_is_made_of_anything_but_a_uuid"),
+    (ChecksNothingSlowly, "check_slowly_finds_one_flipped_bit"),
+    (ChecksNothingSlowly, "check_slowly_finds_what_is_cut_off"),
+    (ChecksToTheEnd, "check_slowly_ends_when_it_is_told_to"),
+    (DropsWhatItLends, "check_lent_files_stay_until_they_are_dropped"),
+    (LeavesTheImage, "check_what_a_lazy_restore_needs_goes_alone_or_with_the_file"),
     (ScreenshotFailureIsAbsence, "check_screenshot_failure_is_not_absence"),
     (ScreenshotUnchecked, "check_screenshot_damage_is_found"),
     (ScreenshotOverwritten, "check_screenshot_never_changes"),

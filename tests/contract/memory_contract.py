@@ -9,83 +9,14 @@ from __future__ import annotations
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
-from stillframe.ports.memory_store import MemoryStore, StoredKind
-
-MIB = 1 << 20
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
-
-
-@dataclass(frozen=True)
-class MemoryBench:
-    """A store under test; ``screenshot_file`` says where it keeps a picture, so that a check can damage it."""
-
-    store: MemoryStore
-    screenshot_file: Callable[[str], Path]
-
-    def captured(self, *extents: tuple[int, bytes], length_bytes: int = 5 * MIB + 512) -> str:
-        """A finished capture: a sparse file with these (offset, bytes)."""
-        memory_uuid = new_uuid()
-        path = self.store.ensure_capture_file(memory_uuid, MIB)
-        write_extents(path, extents, length_bytes)
-        return memory_uuid
-
-    def file(self, memory_uuid: str) -> Path:
-        return Path(self.store.capture_path(memory_uuid))
-
-    def damage(self, memory_uuid: str, offset: int) -> None:
-        """Flip one bit of a stored file behind the store's back."""
-        flip_bit(self.file(memory_uuid), offset)
-
-
-def new_uuid() -> str:
-    return str(uuid.uuid4())
-
-
-def write_extents(path: str, extents: tuple[tuple[int, bytes], ...], length_bytes: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY)  # as QEMU's, which may be the descriptor's only right
-    try:
-        os.ftruncate(descriptor, length_bytes)
-        for offset, data in extents:
-            os.pwrite(descriptor, data, offset)
-    finally:
-        os.close(descriptor)
-
-
-def flip_bit(path: Path, offset: int) -> None:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    path.chmod(0o600)
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 0x10]))
-    path.chmod(mode)
-
-
-def some_extents() -> tuple[tuple[int, bytes], ...]:
-    return ((0, b"head" * 1024), (MIB + 4096, os.urandom(MIB)), (4 * MIB, os.urandom(64 * 1024)))
-
-
-@contextmanager
-def ends_with(kind: type[StillframeError], case: ErrorCase, *words: str) -> Iterator[None]:
-    """The block raises this kind and case, and ``desc`` contains the words."""
-    caught: StillframeError | None = None
-    try:
-        yield
-    except StillframeError as error:
-        caught = error
-    assert caught is not None, f"it did not end with {case.name}"
-    assert (type(caught), caught.case) == (kind, case), f"{caught!r} instead of {kind.__name__} {case.name}"
-    for word in words:
-        assert word in caught.desc, f'"{word}" is not in "{caught.desc}"'
-
+from contract.memory_bench import MIB, PNG, MemoryBench, ends_with, flip_bit, new_uuid, some_extents
+from contract.memory_lending import LENDING_CHECKS
+from stillframe.domain.errors import ErrorCase, Failed, Refused
+from stillframe.ports.memory_store import StoredKind
 
 # --- captures
 
@@ -403,4 +334,7 @@ def check_screenshot_failure_is_not_absence(bench: MemoryBench) -> None:
 
 
 Check = Callable[[MemoryBench], None]
-CHECKS: dict[str, Check] = {name: value for name, value in globals().items() if name.startswith("check_")}
+CHECKS: dict[str, Check] = {
+    **{name: value for name, value in globals().items() if name.startswith("check_")},
+    **LENDING_CHECKS,
+}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract import memory_broken, memory_contract, volumes_broken, volumes_contract
+from contract.memory_bench import MemoryBench
 from contract.volumes_bench import VolumesBench
 from stillframe.adapters.memory.local import LocalMemoryStore
 from stillframe.domain.errors import StillframeError
@@ -31,7 +32,7 @@ def test_broken_volumes_fail(broken: type[volumes_broken.Unbroken], name: str, t
     ("broken", "name"), memory_broken.BROKEN, ids=lambda value: value if isinstance(value, str) else value.__name__
 )
 def test_broken_memory_stores_fail(broken: type[LocalMemoryStore], name: str, tmp_path: Path) -> None:
-    bench = memory_contract.MemoryBench(broken(tmp_path), lambda uuid: tmp_path / "screenshots" / f"{uuid}.png")
+    bench = MemoryBench(broken(tmp_path), lambda uuid: tmp_path / "screenshots" / f"{uuid}.png")
     with pytest.raises(FAILURES):
         memory_contract.CHECKS[name](bench)
 

@@ -55,7 +55,7 @@ def roll_back_and_check(vm: Vm, name: str, moment: Moment) -> None:
 
 
 def test_memory_and_disks_of_one_moment(take: Take) -> None:
-    """Twenty snapshots with memory under write load, and twenty rollbacks to any of them, in a growing tree."""
+    """Twenty snapshots with memory under write load, and as many rollbacks to any of them, in a growing tree."""
     vm = take("load", boot=True)
     choose = random.Random(20)
     moments: dict[str, Moment] = {}
@@ -63,9 +63,14 @@ def test_memory_and_disks_of_one_moment(take: Take) -> None:
         name = f"m{number}"
         vm.await_ticks(5)
         moments[name] = snapshot_memory(vm, name)
-        assert vm.get(name)["attr"]["capture_mode"] == "background-snapshot"
-        back = name if number % 3 == 0 else choose.choice(list(moments))
-        roll_back_and_check(vm, back, moments[back])
+        # a guest that lives on the file of another snapshot cannot be captured while it runs on, not under emulation
+        straight = number < ROUNDS // 2
+        assert vm.get(name)["attr"]["capture_mode"] == ("background-snapshot" if straight else "stopped")
+        if number + 1 >= ROUNDS // 2:
+            back = name if number % 3 == 0 else choose.choice(list(moments))
+            roll_back_and_check(vm, back, moments[back])
+    for name in choose.sample(list(moments), ROUNDS // 2):
+        roll_back_and_check(vm, name, moments[name])
     assert len(vm.witness().boots()) == 1
     assert len(vm.names()) == ROUNDS
 

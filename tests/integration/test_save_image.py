@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET, read_header_xml, repair_bitmaps, write_header
+from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET, read_header_xml, settle_pages, write_header
 from stillframe.adapters.libvirt.save_image_stream import RamBlock, read_blocks
 
 QEMU = "qemu-system-x86_64"
@@ -136,12 +136,12 @@ def test_a_background_snapshot_is_loaded_after_the_repair(tmp_path: Path) -> Non
     before = _capture(tmp_path, path, "background-snapshot", "mapped-ram")
     assert any(before)
     assert not any(any(bitmap) for bitmap in _bitmaps(path).values()), "QEMU writes bitmaps now: the repair can go"
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     write_header(str(path), "<domain/>")
     repaired = _bitmaps(path)
     assert any(repaired["pc.ram"])
     assert _load(tmp_path, path) == before
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert _bitmaps(path) == repaired
     assert read_header_xml(str(path)) == "<domain/>"
 
@@ -150,7 +150,7 @@ def test_an_ordinary_mapped_ram_file_is_left_as_qemu_wrote_it(tmp_path: Path) ->
     path = tmp_path / "memory"
     before = _capture(tmp_path, path, "mapped-ram")
     written = path.read_bytes()
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert path.read_bytes() == written
     assert _load(tmp_path, path) == before
 

@@ -6,11 +6,13 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from stillframe.adapters.libvirt.lazy_image import lives_on
 from support.checksums import checksum_image
-from support.service import Service, Vm
+from support.service import Service, Vm, eventually
 
 _OUR_DIRECTORIES = ("memory", "screenshots")
 
@@ -102,9 +104,35 @@ def check_census(service: Service, *elsewhere: Path) -> None:
     found = {str(path) for top in (service.state, *elsewhere) for path in top.rglob("stillframe-*/*")}
     assert found == layers
     memory = {f"{u}.mem" for (u,) in rows(service, "SELECT uuid FROM memory_states WHERE status <> 'failed'")}
+    memory |= _lent(service)
     screens = {f"{u}.png" for (u,) in rows(service, "SELECT uuid FROM snapshots WHERE screenshot_checksum <> ''")}
     for directory, wanted in zip(_OUR_DIRECTORIES, (memory, screens), strict=True):
         assert {path.name for path in (service.state / directory).glob("*")} == wanted, directory
+
+
+def _lent(service: Service) -> set[str]:
+    """The files of memory states that are no snapshot's any more: each is a guest's, or goes."""
+    directory = service.state / "memory"
+    eventually(
+        lambda: all(_is_lived_on(service, path.stem) for path in directory.glob("*.lent")),
+        "lent files go",
+        timeout_s=60,
+    )
+    return {path.name for lent in directory.glob("*.lent") for path in (lent, lent.with_suffix(".mem"))}
+
+
+def _is_lived_on(service: Service, memory_uuid: str) -> bool:
+    """A guest of this libvirt has its memory in this file, running or saved."""
+    if service.connect.startswith("qemu:///embed"):  # nobody else can ask that one: what it notes of running guests
+        noted = (service.state / "libvirt" / "run" / "qemu").glob("*.xml")
+        return any(f"{memory_uuid}.mem" in path.read_text() for path in noted)
+    virsh = ["virsh", "-q", "-c", service.connect]
+    listed = subprocess.run([*virsh, "list", "--all", "--uuid"], check=True, capture_output=True, text=True).stdout
+    for uuid, words in product(listed.split(), ("dumpxml", "managedsave-dumpxml")):
+        told = subprocess.run([*virsh, words, uuid], check=False, capture_output=True, text=True)
+        if told.returncode == 0 and lives_on(told.stdout) == memory_uuid:
+            return True
+    return False
 
 
 def _files(service: Service) -> dict[str, tuple[int, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,74 +11,17 @@ import pytest
 from stillframe.adapters.libvirt import save_image
 from stillframe.adapters.libvirt.save_image import (
     SAVE_IMAGE_OFFSET,
+    find_ram,
     is_save_image,
     read_header_xml,
-    repair_bitmaps,
+    settle_pages,
     write_header,
 )
 from stillframe.adapters.libvirt.save_image_stream import RamBlock, read_blocks
 from stillframe.domain.errors import ErrorCase, Failed
+from support.streams import MIB, PAGE, Stream, capabilities, name_of, subsection
 
-PAGE = 4096
-MIB = 1 << 20
 ROOM = SAVE_IMAGE_OFFSET - 92
-
-
-def _name(text: str) -> bytes:
-    return bytes([len(text)]) + text.encode()
-
-
-def _subsection(name: str, content: bytes) -> bytes:
-    return b"\x05" + _name(name) + struct.pack(">I", 1) + content
-
-
-def _capabilities(*names: str) -> bytes:
-    content = struct.pack(">I", len(names)) + b"".join(_name(name) for name in names)
-    return _subsection("configuration/capabilities", content)
-
-
-@dataclass
-class Stream:
-    """A mapped-ram stream; each field can be bent for a test."""
-
-    magic: bytes = b"QEVM"
-    version: int = 3
-    machine: bytes = b"pc-q35-10.0"
-    subsections: bytes = _capabilities("mapped-ram")
-    section: bytes = b"\x01" + struct.pack(">I", 2) + _name("ram") + struct.pack(">II", 0, 4)
-    total: int | None = None
-    flags: int = 4
-    blocks: dict[str, int] = field(default_factory=lambda: {"pc.ram": 100 * PAGE, "vga.vram": PAGE})
-    page_bytes: int = PAGE
-    mapped_version: int = 1
-    bitmap_shift: int = 0
-    pages_shift: int = 0
-    trailer: bytes = b"\0" * 64
-
-    def write(self, path: Path, data: dict[str, dict[int, bytes]] | None = None) -> dict[str, RamBlock]:
-        """Writes the file, with page -> content of each block; answers where the blocks are."""
-        total = sum(self.blocks.values()) if self.total is None else self.total
-        head = self.magic + struct.pack(">I", self.version)
-        head += b"\x07" + struct.pack(">I", len(self.machine)) + self.machine + self.subsections + self.section
-        head += struct.pack(">Q", total | self.flags)
-        placed: dict[str, RamBlock] = {}
-        with path.open("wb") as file:
-            file.seek(SAVE_IMAGE_OFFSET)
-            file.write(head)
-            for name, used in self.blocks.items():
-                entry = _name(name) + struct.pack(">Q", used)
-                bitmap = file.tell() + len(entry) + 28 + self.bitmap_shift
-                words = -(-(used // PAGE) // 64)
-                pages = -(-(bitmap + words * 8) // MIB) * MIB + self.pages_shift
-                file.write(entry + struct.pack(">IQQQ", self.mapped_version, self.page_bytes, bitmap, pages))
-                placed[name] = RamBlock(name, used, PAGE, bitmap, pages)
-                for page, content in (data or {}).get(name, {}).items():
-                    file.seek(pages + page * PAGE)
-                    file.write(content.ljust(PAGE, b"\0"))
-                file.seek(pages + used)
-            file.write(self.trailer)
-            file.truncate()
-        return placed
 
 
 def _bits(path: Path, block: RamBlock) -> list[int]:
@@ -90,7 +32,7 @@ def _bits(path: Path, block: RamBlock) -> list[int]:
 def _refused(path: Path, why: str) -> None:
     before = path.read_bytes()
     with pytest.raises(Failed, match=why) as caught:
-        repair_bitmaps(str(path))
+        settle_pages(str(path))
     assert caught.value.case is ErrorCase.HYPERVISOR_FAILED
     assert caught.value.desc.startswith("not a mapped-ram stream: ")
     assert path.read_bytes() == before
@@ -114,7 +56,7 @@ def test_blocks_are_found(path: Path) -> None:
 def test_pages_with_data_are_marked_and_no_others(path: Path) -> None:
     pages = [0, 1, 2, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 63, 64, 99]
     placed = Stream().write(path, {"pc.ram": dict.fromkeys(pages, b"x")})
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert _bits(path, placed["pc.ram"]) == pages
     assert _bits(path, placed["vga.vram"]) == []
 
@@ -122,7 +64,7 @@ def test_pages_with_data_are_marked_and_no_others(path: Path) -> None:
 def test_repair_changes_bitmaps_and_its_mark_and_nothing_else(path: Path) -> None:
     placed = Stream().write(path, {"pc.ram": {3: b"x"}, "vga.vram": {0: b"y"}})
     before = bytearray(path.read_bytes())
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     after = bytearray(path.read_bytes())
     for block in placed.values():
         span = slice(block.bitmap_offset, block.bitmap_offset + block.bitmap_bytes)
@@ -133,27 +75,60 @@ def test_repair_changes_bitmaps_and_its_mark_and_nothing_else(path: Path) -> Non
 
 def test_repeating_is_safe_also_after_a_half_done_repair(path: Path) -> None:
     placed = Stream().write(path, {"pc.ram": {3: b"x"}, "vga.vram": {0: b"y"}})
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     write_header(str(path), "<domain/>")
     whole = path.read_bytes()
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert path.read_bytes() == whole
     with path.open("r+b") as file:  # as if the second block had not been reached
         file.seek(placed["vga.vram"].bitmap_offset)
         file.write(b"\0" * placed["vga.vram"].bitmap_bytes)
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert path.read_bytes() == whole
 
 
-def test_bitmaps_that_qemu_wrote_stay(path: Path) -> None:
-    """A page that became zero during an ordinary migration keeps its old content in the file."""
-    placed = Stream().write(path, {"pc.ram": {3: b"x", 4: b"stale"}, "vga.vram": {0: b"stale"}})
+def test_bitmaps_that_qemu_wrote_stay_and_what_they_do_not_name_goes(path: Path) -> None:
+    """A page that became zero during an ordinary migration keeps its old content in the file: for whoever maps it, it is zero."""
+    placed = Stream().write(path, {"pc.ram": {3: b"x", 4: b"stale", 99: b"stale"}, "vga.vram": {0: b"stale"}})
+    bits = placed["pc.ram"].bitmap_offset
     with path.open("r+b") as file:
-        file.seek(placed["pc.ram"].bitmap_offset)
+        file.seek(bits)
         file.write(bytes([1 << 3]))
-    before = path.read_bytes()
-    repair_bitmaps(str(path))
-    assert path.read_bytes() == before
+    assert find_ram(str(path), 100 * PAGE) is None, "not yet"
+    for _ in range(2):
+        settle_pages(str(path))
+        raw = path.read_bytes()
+        assert _bits(path, placed["pc.ram"]) == [3]
+        assert _bits(path, placed["vga.vram"]) == []
+        for block, pages in ((placed["pc.ram"], {3: b"x"}), (placed["vga.vram"], {})):
+            wanted = b"".join(pages.get(n, b"").ljust(PAGE, b"\0") for n in range(block.used_bytes // PAGE))
+            assert raw[block.pages_offset :][: block.used_bytes] == wanted
+        assert find_ram(str(path), 100 * PAGE) == placed["pc.ram"]
+
+
+def test_a_block_gets_its_own_name_back(path: Path) -> None:
+    """Of a guest that lived on a file, whose RAM has another name in QEMU."""
+    Stream(blocks={"Pc.ram": 100 * PAGE, "vga.vram": PAGE}).write(path, {"Pc.ram": {3: b"x"}})
+    assert find_ram(str(path), 100 * PAGE) is None
+    settle_pages(str(path))
+    ram = find_ram(str(path), 100 * PAGE)
+    assert ram is not None
+    assert ram.name == "pc.ram"
+    assert _bits(path, ram) == [3]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "memory_pages"),
+    [
+        ({"pc.ram": 100 * PAGE}, 99),
+        ({"pc.ram": PAGE, "vga.vram": PAGE}, 1),  # which of them?
+        ({"ram-node0": 100 * PAGE}, 100),
+    ],
+)
+def test_ram_that_is_not_to_be_told_is_not_found(path: Path, blocks: dict[str, int], memory_pages: int) -> None:
+    Stream(blocks=blocks).write(path)
+    settle_pages(str(path))
+    assert find_ram(str(path), memory_pages * PAGE) is None
 
 
 def test_a_file_system_without_holes_marks_every_page(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +137,7 @@ def test_a_file_system_without_holes_marks_every_page(path: Path, monkeypatch: p
     monkeypatch.setattr(
         save_image.os, "lseek", lambda _fd, position, whence: position if whence == os.SEEK_DATA else size
     )
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert _bits(path, placed["pc.ram"]) == list(range(100))
     assert _bits(path, placed["vga.vram"]) == [0]
 
@@ -171,7 +146,7 @@ def test_short_writes_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch)
     placed = Stream(blocks={"pc.ram": 1000 * PAGE}).write(path, {"pc.ram": {3: b"x", 999: b"z"}})
     pwrite = os.pwrite
     monkeypatch.setattr(save_image.os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data[:50]), at))
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert _bits(path, placed["pc.ram"]) == [3, 999]
 
 
@@ -182,7 +157,7 @@ def test_short_reads_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch) 
         file.write(bytes([1 << 7]))
     pread = os.pread
     monkeypatch.setattr(save_image.os, "pread", lambda fd, size, at: pread(fd, min(size, 50), at))
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert _bits(path, placed["pc.ram"]) == [999]
 
 
@@ -194,10 +169,10 @@ def test_bit_runs(first: int, behind: int) -> None:
 
 
 def test_other_known_subsections_are_skipped(path: Path) -> None:
-    bits, uuid = _subsection("configuration/target-page-bits", b"\0\0\0\x0c"), bytes(range(16))
-    stream = Stream(subsections=bits + _capabilities("multifd", "mapped-ram") + _subsection("configuration/uuid", uuid))
+    bits, uuid = subsection("configuration/target-page-bits", b"\0\0\0\x0c"), bytes(range(16))
+    stream = Stream(subsections=bits + capabilities("multifd", "mapped-ram") + subsection("configuration/uuid", uuid))
     placed = stream.write(path, {"pc.ram": {5: b"x"}})
-    repair_bitmaps(str(path))
+    settle_pages(str(path))
     assert _bits(path, placed["pc.ram"]) == [5]
 
 
@@ -210,17 +185,17 @@ def test_other_known_subsections_are_skipped(path: Path) -> None:
         (Stream(machine=b"x" * 300), "a name of 300 bytes"),
         (Stream(machine=b"pc\xff"), "an unreadable name"),
         (Stream(subsections=b""), "without the capability mapped-ram"),
-        (Stream(subsections=_capabilities("multifd")), "without the capability mapped-ram"),
-        (Stream(subsections=_capabilities("mapped-ram", "x-ignore-shared")), "x-ignore-shared"),
-        (Stream(subsections=_capabilities() + _subsection("configuration/new", b"")), "unknown subsection"),
+        (Stream(subsections=capabilities("multifd")), "without the capability mapped-ram"),
+        (Stream(subsections=capabilities("mapped-ram", "x-ignore-shared")), "x-ignore-shared"),
+        (Stream(subsections=capabilities() + subsection("configuration/new", b"")), "unknown subsection"),
         (
-            Stream(subsections=_subsection("configuration/capabilities", b"\xff\xff\xff\xff")),
+            Stream(subsections=subsection("configuration/capabilities", b"\xff\xff\xff\xff")),
             "4294967295 capabilities",
         ),
-        (Stream(subsections=_capabilities("mapped-ram").replace(b"\0\0\0\x01", b"\0\0\0\x02", 1)), "of version 2"),
+        (Stream(subsections=capabilities("mapped-ram").replace(b"\0\0\0\x01", b"\0\0\0\x02", 1)), "of version 2"),
         (Stream(section=b"\x04"), "section type 0x4"),
-        (Stream(section=b"\x01" + bytes(4) + _name("block") + bytes(8)), 'section "block"'),
-        (Stream(section=b"\x01" + bytes(4) + _name("ram") + struct.pack(">II", 0, 5)), "ram section version 5"),
+        (Stream(section=b"\x01" + bytes(4) + name_of("block") + bytes(8)), 'section "block"'),
+        (Stream(section=b"\x01" + bytes(4) + name_of("ram") + struct.pack(">II", 0, 5)), "ram section version 5"),
         (Stream(flags=0), "memory size"),
         (Stream(flags=4 | 0x80), "memory size"),
         (Stream(total=0), "0 bytes of memory"),
@@ -265,7 +240,7 @@ def test_a_file_cut_anywhere_is_refused(path: Path) -> None:
 
 
 def test_a_missing_file_is_a_failure_of_the_storage(path: Path) -> None:
-    for act in (repair_bitmaps, is_save_image, read_header_xml, lambda name: write_header(name, "<domain/>")):
+    for act in (settle_pages, is_save_image, read_header_xml, lambda name: write_header(name, "<domain/>")):
         with pytest.raises(Failed, match="No such file") as caught:
             act(str(path))
         assert caught.value.case is ErrorCase.STORAGE_FAILED
@@ -280,7 +255,7 @@ def test_a_device_that_fails_is_a_failure_of_the_storage(path: Path, monkeypatch
 
     monkeypatch.setattr(save_image.os, "lseek", broken)
     with pytest.raises(Failed, match="Input/output error") as caught:
-        repair_bitmaps(str(path))
+        settle_pages(str(path))
     assert caught.value.case is ErrorCase.STORAGE_FAILED
 
 

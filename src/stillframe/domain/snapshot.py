@@ -24,6 +24,7 @@ class CaptureMode(StrEnum):
 
     BACKGROUND = "background-snapshot"  # pause of milliseconds
     LIVE = "live"  # QEMU refused the former: the guest paused at the end
+    STOPPED = "stopped"  # emulated, and living on a memory file: the guest stood still until all was written
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ class Vm:
     ``persistent`` is false for a transient domain, which has no saved definition to roll back to.
     ``saved_disks`` are those of the saved definition, which the next start uses; the same while the VM is off.
     ``has_managed_save``: its next start would resume a state that libvirt saved, on the disks of that moment.
+    ``lives_on``: the memory state whose file its guest has its memory in, running or saved by libvirt; "" for any other guest.
     ``unreadable``: why its configuration could not be read, "" when it could. Then which disks it has is not known, and
     it has no tenant where that could not be read either: only a list shows it, so that one such VM does not hide the others.
     """
@@ -133,6 +134,7 @@ class Vm:
     disks: tuple[Disk, ...]
     saved_disks: tuple[Disk, ...]
     unreadable: str = ""
+    lives_on: str = ""
 
     @property
     def known(self) -> KnownVm:

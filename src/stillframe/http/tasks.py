@@ -74,7 +74,8 @@ class TaskData(BaseModel):
         str,
         Field(
             description="create, save_memory (what goes on behind a create with memory), rollback, rollback_volume, "
-            "delete, modify, power, assign, doctor (a repair), guest_create or forget (a witness guest deleted)."
+            "check_memory (of a guest that was restored and runs on its memory file; there is one where that was found damaged, and the "
+            "guest is paused), delete, modify, power, assign, doctor (a repair), guest_create or forget (a witness guest deleted)."
         ),
     ]
     compute_uuid: Annotated[str, Field(description="The virtual machine's uuid.")]

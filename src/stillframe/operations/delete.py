@@ -16,6 +16,7 @@ from stillframe.domain.layers import Act, Costs, Drop, Layer, Merge, Pull, Volum
 from stillframe.domain.snapshot import Snapshot
 from stillframe.domain.vm import Vm
 from stillframe.operations.disks import check_no_drift, check_unused, naming_the_disk, place_disks
+from stillframe.operations.lending import drop_or_lend
 from stillframe.operations.merging import MERGE_FAMILIES, MergePlan, merge_steps
 from stillframe.operations.requests import Cluster
 from stillframe.operations.steps import Operation, Scratch, Step
@@ -115,7 +116,7 @@ def _unpublish(tx: Transaction, plan: DeletePlan, _scratch: Scratch) -> None:
 
 def _drop_artefacts(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
     if plan.memory_uuid is not None:
-        world.memory_store.ensure_dropped(plan.memory_uuid)
+        drop_or_lend(world, plan.vm_uuid, plan.memory_uuid)
     world.memory_store.drop_screenshot(plan.snapshot_uuid)
 
 

@@ -1,4 +1,4 @@
-"""While the service runs: operations that were left are taken up again, until they are finished."""
+"""While the service runs: operations that were left are taken up again, until they are finished, and lent files dropped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 
 from stillframe.domain.errors import StillframeError
+from stillframe.operations.lending import drop_unneeded
 from stillframe.operations.recovery import Outcome, Recovery
 from stillframe.operations.runner import Runner
 from stillframe.ports.metadata import OperationRow
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
 _STOP_WAIT_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 120.0
+_DROP_EVERY_S = 10.0
 _AWAY_PAUSE_S = 10.0  # to look whether a VM has been defined again costs nothing, and nobody hears of it
 
 
@@ -32,6 +34,7 @@ class Mender:
         self._pause_s: dict[str, float] = {}
         self._due_at: dict[str, float] = {}
         self._trying: set[str] = set()
+        self._drop_at = 0.0
         self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
 
     def start(self) -> None:
@@ -56,6 +59,9 @@ class Mender:
             left = tx.journal.left()
         for uuid in self._due_at.keys() - {row.uuid for row in left} - self._trying:
             del self._due_at[uuid], self._pause_s[uuid]
+        if time.monotonic() >= self._drop_at:
+            self._drop_at = time.monotonic() + _DROP_EVERY_S
+            drop_unneeded(self._world)
         for row in left:
             if row.uuid in self._trying or time.monotonic() < self._due_at.get(row.uuid, 0.0):
                 continue

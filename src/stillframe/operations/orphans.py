@@ -99,15 +99,19 @@ def find_orphans(world: Sight, cluster: Cluster) -> list[Finding]:
     except StillframeError:
         vms = []  # their directories are not known then, and nothing that is found in others may be deleted
     listed = list(_owned_files(world, _directories(cluster, before, vms), found))
+    lent: Collection[str] = ()
     try:
-        stored = world.memory_store.list_owned()
+        stored, lent = world.memory_store.list_owned(), world.memory_store.lent()
     except StillframeError as error:
         stored = []
         found.append(Finding(FindingKind.NOT_LOOKED_AT, desc=f"the memory store: {describe(error)}"))
     after = read_all(world, since=before.newest)
     ownerless = [file for file in listed if not any(_is_layer(file, known) for known in (before, after))]
     found += _orphan_layers(world, after, vms, ownerless)
-    found += [_orphan_file(file) for file in stored if not any(_is_stored(file, known) for known in (before, after))]
+    lived_on = {vm.lives_on: vm for vm in vms if vm.lives_on}
+    for file in stored:
+        if file.uuid not in lent and not any(_is_stored(file, known) for known in (before, after)):
+            found.append(_orphan_file(file, lived_on.get(file.uuid)))
     return found
 
 
@@ -138,10 +142,14 @@ def _is_stored(file: StoredFile, known: Known) -> bool:
     return known.named(file.uuid) or (not file.unfinished and file.uuid in owners)
 
 
-def _orphan_file(file: StoredFile) -> Finding:
+def _orphan_file(file: StoredFile, reader: Vm | None) -> Finding:
     kind = FindingKind.ORPHAN_MEMORY if file.kind is StoredKind.MEMORY else FindingKind.ORPHAN_SCREENSHOT
     desc = "its writing was cut off" if file.unfinished else ""
-    return Finding(kind, path=file.path, uuid=file.uuid, size_bytes=file.size_bytes, desc=desc, repairable=True)
+    if reader is not None:
+        desc = f"the memory of {reader.described} is in it"
+    return Finding(
+        kind, path=file.path, uuid=file.uuid, size_bytes=file.size_bytes, desc=desc, repairable=reader is None
+    )
 
 
 # --- layer files

@@ -2,6 +2,11 @@
 
 Memory belongs to the disks as they were at its moment. So it is restored onto overlays that hold nothing yet, and onto no
 others: a guest that ran there has moved on, whoever started it.
+
+Where it can be, it is restored lazily: the guest runs at once, its memory comes from the file as it touches it. That needs a
+file which this service has hashed before and which is unchanged since by the file system's word; its contents are read again
+behind the guest's back, and it is stopped should they not be right (lending.py). Else the file is read as a whole, twice: to
+check it, and to load it.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from stillframe.ports.hypervisor import SavedConfiguration
 
 log = logging.getLogger(__name__)
 _CHECKED = "checked"
+_IMAGE = "image"  # what a lazy restore is ready to start from
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,76 @@ def check(world: World, memory_uuid: str, checksum: str, scratch: Scratch) -> No
         scratch[_CHECKED] = True
 
 
+def prepare(world: World, wanted: Restoration, scratch: Scratch) -> None:
+    """A lazy restore is ready to begin, where one is possible; ``drop_prepared`` takes that back."""
+    store = world.memory_store
+    if not world.limits.lazy_restore or not store.is_unchanged(wanted.memory_uuid):
+        return
+    path, image = store.capture_path(wanted.memory_uuid), store.lazy_path(wanted.memory_uuid)
+    try:
+        if world.keeper.prepare_lazily(path, image, wanted.configuration):
+            scratch[_IMAGE] = image
+    except StillframeError as error:
+        # it is the quicker way, no more: a full disk has room for a whole restore
+        log.warning("the memory of VM %s is going to be loaded as a whole: %s", wanted.vm_uuid, error.desc)
+
+
+def drop_prepared(world: World, memory_uuid: str) -> None:
+    world.memory_store.drop_lazy_file(memory_uuid)
+
+
+def is_lazy(scratch: Scratch) -> bool:
+    return _IMAGE in scratch
+
+
 def restore(world: World, wanted: Restoration, scratch: Scratch) -> None:
     """The guest runs from this memory. Else ``scratch["refusal"]`` says why, and the VM is off, or it is as it was found:
     started by somebody else.
     """
-    if not _has_to_be_restored(world, wanted, scratch):
-        return
+    try:
+        if _has_to_be_restored(world, wanted, scratch) and not _restore_lazily(world, wanted, scratch):
+            _restore_whole(world, wanted, scratch)
+        if world.inventory.get_vm(wanted.vm_uuid).lives_on == wanted.memory_uuid:  # maybe since before an interruption
+            world.guard.watch_over(wanted.vm_uuid, wanted.memory_uuid, wanted.checksum)
+    finally:
+        drop_prepared(world, wanted.memory_uuid)
+
+
+def _restore_lazily(world: World, wanted: Restoration, scratch: Scratch) -> bool:
+    """False: the VM is off, and its memory has to be loaded as a whole."""
+    if "refusal" in scratch:
+        return True  # the file is damaged, and it has been said
+    if is_lazy(scratch) and not world.memory_store.is_unchanged(wanted.memory_uuid):
+        del scratch[_IMAGE]
+        log.warning("the memory file %s of VM %s was touched: it is read first", wanted.memory_uuid, wanted.vm_uuid)
+        check(world, wanted.memory_uuid, wanted.checksum, scratch)
+        if "refusal" in scratch:
+            return True
+    if not is_lazy(scratch):
+        prepare(world, wanted, scratch)  # an interrupted run had
+    if not is_lazy(scratch):
+        return False
+    path = world.memory_store.capture_path(wanted.memory_uuid)
+    try:
+        world.keeper.restore(path, wanted.configuration, scratch.pop(_IMAGE))
+    except StillframeError as error:
+        if _runs_restored(world, wanted, world.inventory.get_vm(wanted.vm_uuid)):
+            return True  # only the reply was lost
+        world.power.ensure_off(wanted.vm_uuid)
+        log.warning("VM %s could not be restored lazily, its memory is loaded: %s", wanted.vm_uuid, error.desc)
+        # what it had begun to write it wrote on from that memory: onto such disks it may not come back
+        return _is_refused_as_written(world, wanted, error, scratch)
+    return True
+
+
+def _is_refused_as_written(world: World, wanted: Restoration, error: StillframeError, scratch: Scratch) -> bool:
+    written = _is_written(world, wanted)
+    if written:
+        scratch.refuse(Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc))
+    return written
+
+
+def _restore_whole(world: World, wanted: Restoration, scratch: Scratch) -> None:
     if _CHECKED not in scratch and "refusal" not in scratch:  # an interrupted run had switched off already
         check(world, wanted.memory_uuid, wanted.checksum, scratch)
     if "refusal" in scratch:
@@ -61,8 +131,10 @@ def restore(world: World, wanted: Restoration, scratch: Scratch) -> None:
             if _runs_restored(world, wanted, world.inventory.get_vm(wanted.vm_uuid)):
                 return  # only the reply was lost
             world.power.ensure_off(wanted.vm_uuid)
-            if last or _is_written(world, wanted):
-                # past the point of no return the disks go forward without the memory; the caller gets this at the end
+            # past the point of no return the disks go forward without the memory; the caller gets this at the end
+            if _is_refused_as_written(world, wanted, error, scratch):
+                return
+            if last:
                 scratch.refuse(Failed(ErrorCase.MEMORY_RESTORE_FAILED, error.desc))
                 return
             # what fails here once is often a port that another program took a moment before

@@ -146,12 +146,20 @@ def _configuration(world: World, plan: RollbackPlan) -> SavedConfiguration:
     )
 
 
-def _prepare(world: World, plan: RollbackPlan, _scratch: Scratch) -> None:
+def _prepare(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
     """Everything is checked and every overlay is there. Side by side, since neither changes what the VM stands on."""
     with ThreadPoolExecutor(1, thread_name_prefix="rollback-overlays") as pool:
         made = pool.submit(_make_overlays, world, plan)
         _verify(world, plan)
+        if (wanted := _wanted(world, plan)) is not None:
+            restore_memory.prepare(world, wanted, scratch)
     made.result()
+
+
+def _wanted(world: World, plan: RollbackPlan) -> Restoration | None:
+    if plan.memory_uuid is None:
+        return None
+    return Restoration(plan.memory_uuid, plan.memory_checksum, _configuration(world, plan))
 
 
 @contextmanager
@@ -169,7 +177,7 @@ def _verify(world: World, plan: RollbackPlan) -> None:
     """Nothing is trusted that is not checked, and all of it before anything is thrown away.
 
     A memory file that this service has hashed and that the file system says is unchanged since is not hashed here, but
-    while the power goes off: before it is restored from in any case.
+    while the power goes off, or behind a guest that is restored lazily.
 
     That the disks' layers are there and of their format is checked by making overlays on them.
     """
@@ -193,6 +201,8 @@ def _make_overlays(world: World, plan: RollbackPlan) -> None:
 
 
 def _drop_overlays(world: World, plan: RollbackPlan) -> None:
+    if plan.memory_uuid is not None:
+        restore_memory.drop_prepared(world, plan.memory_uuid)
     drop_unwritten(world, plan.overlays)
 
 
@@ -209,7 +219,7 @@ def _power_off(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
         return
     with ThreadPoolExecutor(1, thread_name_prefix="rollback-power") as pool:
         off = pool.submit(world.power.ensure_off, plan.vm_uuid)
-        if plan.memory_uuid is not None:
+        if plan.memory_uuid is not None and not restore_memory.is_lazy(scratch):
             restore_memory.check(world, plan.memory_uuid, plan.memory_checksum, scratch)
     off.result()
 
@@ -230,8 +240,7 @@ def _define_back(world: World, plan: RollbackPlan) -> None:
 
 
 def _restore(world: World, plan: RollbackPlan, scratch: Scratch) -> None:
-    if plan.memory_uuid is not None:
-        wanted = Restoration(plan.memory_uuid, plan.memory_checksum, _configuration(world, plan))
+    if (wanted := _wanted(world, plan)) is not None:
         restore_memory.restore(world, wanted, scratch)
 
 

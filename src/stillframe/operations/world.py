@@ -21,7 +21,7 @@ from stillframe.ports.volumes import Volumes
 class Limits:
     """What the operator chose. ``memory_tenants``: None means every tenant has memory-snapshot space.
 
-    ``host_patience_s``: how long a hypervisor that cannot be reached is waited for, where giving up would leave
+    ``lazy_restore``: a guest's memory may stay in the saved file. ``host_patience_s``: how long a hypervisor that cannot be reached is waited for, where giving up would leave
     something half-done. ``link_lifetime_s``: how long a signed link is good. ``max_snapshots``: of
     a VM, where its tenant has no limit of its own. ``max_operations``: under way at a time.
     """
@@ -33,9 +33,25 @@ class Limits:
     max_snapshots: int = 1024
     max_operations: int = 64
     max_operations_per_tenant: int = 32
+    lazy_restore: bool = True
 
     def memory_space_open(self, tenant: str) -> bool:
         return self.memory_tenants is None or tenant in self.memory_tenants
+
+
+class Guard(Protocol):
+    """Who sees to it that a guest does not go on with memory that turns out to be damaged (lending.py)."""
+
+    def watch_over(self, vm_uuid: str, memory_uuid: str, checksum: str) -> None:
+        """The guest lives on this memory state's file from now on; returns at once."""
+        ...
+
+
+class Unguarded:
+    """Where nothing is restored lazily."""
+
+    def watch_over(self, vm_uuid: str, memory_uuid: str, checksum: str) -> None:
+        raise NotImplementedError("nobody watches over guests that live on a memory file")
 
 
 class Sight(Protocol):
@@ -69,5 +85,6 @@ class World:
     limits: Limits
     watch: Watch = unwatched
     instruments: Instruments = field(default_factory=Unheard)
+    guard: Guard = field(default_factory=Unguarded)
     now_s: Callable[[], float] = time.time
     new_uuid: Callable[[], str] = field(default=lambda: str(uuid.uuid4()))

@@ -194,6 +194,10 @@ class Power(Protocol):
         """Let a paused guest run; True when it had to be released."""
         ...
 
+    def ensure_paused(self, vm_uuid: str, memory_uuid: str) -> bool:
+        """A guest that lives on the file of this memory state stands still; False when there is no such guest any more."""
+        ...
+
 
 class PointInTimeFixer(Protocol):
     """Freezing disks and memory at one moment, and taking that back."""
@@ -288,8 +292,21 @@ class CaptureKeeper(Protocol):
         """
         ...
 
-    def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:
+    def prepare_lazily(self, memory_path: str, image_path: str, configuration: SavedConfiguration) -> bool:
+        """Write into the new file ``image_path`` what is needed to start the VM with its memory left in ``memory_path``.
+
+        False: this guest, or this file, or this hypervisor cannot do that; nothing was written.
+
+        Raises:
+            Failed: SPACE_EXHAUSTED, STORAGE_FAILED, HYPERVISOR_FAILED; a part of the image may be there.
+        """
+        ...
+
+    def restore(self, memory_path: str, configuration: SavedConfiguration, image_path: str | None = None) -> None:
         """Start the VM from a finished memory file with the given disks; returns when the guest runs.
+
+        With ``image_path``, as ``prepare_lazily`` wrote it, the guest's memory stays in the memory file, from which it comes as
+        it is touched: that file may not change, nor go, while a VM ``lives_on`` it. The image may go.
 
         The VM must be off. After an error it is off, or it may run: ``was_restored`` tells.
         """

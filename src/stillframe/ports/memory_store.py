@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -57,6 +58,15 @@ class MemoryStore(Protocol):
         """
         ...
 
+    def check_slowly(self, memory_uuid: str, checksum: str, *, goes_on: Callable[[], bool]) -> bool:
+        """The same, a little at a time, while a guest lives on the file: True when all of it is right, False as soon as
+        ``goes_on`` says no.
+
+        Raises:
+            Failed: MEMORY_DAMAGED, as soon as that is known; STORAGE_FAILED when it cannot be read.
+        """
+        ...
+
     def check_length(self, memory_uuid: str, checksum: str) -> None:
         """What can be said of a memory file without reading it: it is there and has the length that was saved.
 
@@ -77,7 +87,23 @@ class MemoryStore(Protocol):
         ...
 
     def ensure_dropped(self, memory_uuid: str) -> None:
-        """Neither a capture nor a sealed file of this uuid is left."""
+        """Neither a capture nor a sealed file of this uuid is left, nor anything beside it."""
+        ...
+
+    def lazy_path(self, memory_uuid: str) -> str:
+        """Where what a lazy restore needs beside the memory file is to be written; pure."""
+        ...
+
+    def drop_lazy_file(self, memory_uuid: str) -> None:
+        """There is none. Repeatable."""
+        ...
+
+    def lend(self, memory_uuid: str) -> None:
+        """Nothing refers to the memory state any more; a guest lives on its file, which stays until ``ensure_dropped``."""
+        ...
+
+    def lent(self) -> list[str]:
+        """The memory states that were lent and not dropped since."""
         ...
 
     def put_screenshot(self, snapshot_uuid: str, png: bytes) -> str:

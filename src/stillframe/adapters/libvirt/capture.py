@@ -16,7 +16,7 @@ from typing import Any
 
 import libvirt
 
-from stillframe.adapters.libvirt import migration, pause, rewrite
+from stillframe.adapters.libvirt import lazy_image, migration, pause, rewrite
 from stillframe.adapters.libvirt.block_nodes import commit_behind_libvirt, real_chain, remove_loose_nodes
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.death import has_died, unless_it_dies
@@ -72,14 +72,15 @@ class LibvirtPointInTime:
             if not domain.isActive():
                 return self._fix_shut_off(conn, request, definition_xml)
             runtime_xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
-            cookie = cpu_cookie(domain.XMLDesc(0))
+            live_xml = domain.XMLDesc(0)
+            cookie = cpu_cookie(live_xml)
             png, note = take_screenshot(conn, domain) if request.want_screenshot else (b"", "")
-            fixed = self._fix_running(domain, request)
+            fixed = self._fix_running(domain, request, stopped=lazy_image.loses_writes(live_xml))
             return PointInTime(
                 taken_at_s=fixed.taken_at_s,
                 pause_us=fixed.pause_us,
                 definition_xml=definition_xml,
-                runtime_xml=runtime_xml,
+                runtime_xml=lazy_image.without_words(runtime_xml),
                 runtime_cookie=cookie,
                 capture_mode=fixed.mode,
                 fallback_reason=fixed.fallback_reason,
@@ -96,7 +97,8 @@ class LibvirtPointInTime:
         conn.defineXML(rewrite.with_disk_paths(definition_xml, paths))
         return PointInTime(time.time(), 0, definition_xml, "", "", None, "", b"")
 
-    def _fix_running(self, domain: Any, request: PointRequest) -> pause.Fixed:
+    def _fix_running(self, domain: Any, request: PointRequest, *, stopped: bool) -> pause.Fixed:
+        """``stopped``: where QEMU cannot track the guest's writes, it may not run until its memory is written."""
         snapshot_xml = pause.snapshot_xml(domain, request.switches)
         if request.memory_path is None:
             return pause.fix_disks(domain, snapshot_xml)
@@ -105,7 +107,8 @@ class LibvirtPointInTime:
         setup = migration.prepare(qmp, fd, request.memory_path)
         if setup.background:
             return self._pauser.fix(domain, snapshot_xml, qmp, setup, fd)
-        return pause.fix_behind_live_capture(domain, snapshot_xml, qmp, setup)
+        fix = pause.fix_stopped if stopped else pause.fix_behind_live_capture
+        return fix(domain, snapshot_xml, qmp, setup)
 
     def abandon_point(self, request: PointRequest, on_switch: OnSwitch) -> None:
         def act(conn: Any) -> None:

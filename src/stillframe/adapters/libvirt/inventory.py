@@ -14,6 +14,7 @@ from stillframe.adapters.libvirt import domain_xml
 from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.inspect_info import InspectFacts, read_inspect
+from stillframe.adapters.libvirt.lazy_image import lives_on
 from stillframe.adapters.libvirt.owed import Patience, await_answered, owed_s
 from stillframe.domain.compute import ComputeInspectInfo
 from stillframe.domain.errors import ErrorCase, Failed, Refused
@@ -228,11 +229,26 @@ class LibvirtPower:
 
         return self._connection.domain_call("resume", vm_uuid, act)
 
+    def ensure_paused(self, vm_uuid: str, memory_uuid: str) -> bool:
+        def act(domain: Any) -> bool:
+            if not domain.isActive() or lives_on(domain.XMLDesc(0)) != memory_uuid:
+                return False
+            if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+                domain.suspend()
+            return True
+
+        return self._connection.domain_call("pause", vm_uuid, act)
+
 
 def _read_vm(domain: Any) -> Vm:
     xml = domain.XMLDesc(0)
     tenant, tenant_name, namespace = domain_xml.read_assignment(xml)
     persistent = bool(domain.isPersistent())
+    # read before it is looked for a saved state: a guest that is being saved meanwhile is found in one of the two
+    memory_uuid = lives_on(xml)
+    has_managed_save = persistent and bool(domain.hasManagedSaveImage(0))
+    if has_managed_save and not memory_uuid:
+        memory_uuid = lives_on(domain.managedSaveGetXMLDesc(0))
     return Vm(
         uuid=domain.UUIDString(),
         name=domain.name(),
@@ -242,9 +258,10 @@ def _read_vm(domain: Any) -> Vm:
         tenant_name=tenant_name,
         namespace=namespace,
         memory_bytes=domain.maxMemory() * 1024,
-        has_managed_save=persistent and bool(domain.hasManagedSaveImage(0)),
+        has_managed_save=has_managed_save,
         disks=domain_xml.read_disks(xml),
         saved_disks=domain_xml.read_disks(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)),
+        lives_on=memory_uuid,
     )
 
 

@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import libvirt
@@ -79,7 +79,7 @@ class Pauser:
         ``xml``: the disks' switch, as libvirt reads it. ``setup``: the prepared capture; it goes on behind this call. ``fd``:
         what QEMU writes the memory to; emptied before another attempt.
         """
-        if domain.state()[0] not in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
+        if not _runs(domain):
             return _fix_still(domain, xml, qmp, setup)
         paused_us = misses = 0
         for misses in range(_MISSES):
@@ -141,6 +141,25 @@ def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -
 
 def fix_behind_live_capture(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
     """The slower way: memory first while the guest runs; QEMU stops it, disks are switched, the rest is written."""
+    return _fix_by_migration(domain, xml, qmp, setup, CaptureMode.LIVE)
+
+
+def fix_stopped(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
+    """The slowest way: the guest stands still until all of its memory is written."""
+    if not _runs(domain):
+        return _fix_by_migration(domain, xml, qmp, setup, CaptureMode.STOPPED)
+    begun_ns = time.monotonic_ns()
+    domain.suspend()
+    try:
+        fixed = _fix_by_migration(domain, xml, qmp, setup, CaptureMode.STOPPED)
+    finally:
+        release_paused(domain)
+    return replace(fixed, pause_us=_us_since(begun_ns))
+
+
+def _fix_by_migration(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, mode: CaptureMode) -> Fixed:
+    """A guest that runs is stopped by QEMU and runs again; one that stands still goes on standing still."""
+    ran = _runs(domain)
     migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
     try:
         # nobody tells when QEMU stops the guest: the pause is counted from when it was last seen running
@@ -153,9 +172,13 @@ def fix_behind_live_capture(domain: Any, xml: str, qmp: Qmp, setup: migration.Ca
         migration.cancel(qmp)
         raise
     finally:
-        if is_paused(domain):
+        if ran and is_paused(domain):
             domain.resume()
-    return Fixed(taken_at_s, _us_since(begun_ns), CaptureMode.LIVE, setup.fallback_reason)
+    return Fixed(taken_at_s, _us_since(begun_ns) if ran else 0, mode, setup.fallback_reason)
+
+
+def _runs(domain: Any) -> bool:
+    return domain.state()[0] in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
 
 
 def is_paused(domain: Any) -> bool:

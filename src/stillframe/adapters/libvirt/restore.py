@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import libvirt
 
-from stillframe.adapters.libvirt import migration, rewrite, save_image
+from stillframe.adapters.libvirt import lazy_image, migration, rewrite, save_image
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.domain_xml import parse_domain, read_origin, text_of
 from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.hypervisor import SavedConfiguration
 
+log = logging.getLogger(__name__)
 _RESTORE_TIMEOUT_S = 900.0
 
 
@@ -22,9 +24,10 @@ class LibvirtRestorer:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._capabilities: tuple[object, str] = (None, "")  # of which connection to libvirt, and what it said
 
     def finish_image(self, memory_path: str, runtime_xml: str, runtime_cookie: str) -> None:
-        save_image.repair_bitmaps(memory_path)
+        save_image.settle_pages(memory_path)  # before it is sealed: whoever maps the file relies on it
         save_image.write_header(memory_path, runtime_xml, runtime_cookie)
 
     def check_restorable(self, memory_path: str, vm_uuid: str) -> None:
@@ -34,7 +37,29 @@ class LibvirtRestorer:
         if name != saved_name:
             raise Refused(ErrorCase.VM_RENAMED, f'VM {vm_uuid} is named "{name}" and was "{saved_name}"')
 
-    def restore(self, memory_path: str, configuration: SavedConfiguration) -> None:
+    def prepare_lazily(self, memory_path: str, image_path: str, configuration: SavedConfiguration) -> bool:
+        saved_xml = save_image.read_header_xml(memory_path)
+        ram = save_image.find_ram(memory_path, lazy_image.memory_bytes(saved_xml))
+        why_not = "its file has no RAM to map" if ram is None else lazy_image.why_not(saved_xml)
+        if not why_not and not lazy_image.may_open(self._libvirt_s_capabilities(configuration.vm_uuid), memory_path):
+            why_not = "QEMU may not open its file"
+        if why_not or ram is None:
+            log.info("the memory of VM %s is going to be loaded as a whole: %s", configuration.vm_uuid, why_not)
+            return False
+        lazy_image.write_image(memory_path, image_path, ram)
+        return True
+
+    def _libvirt_s_capabilities(self, vm_uuid: str) -> str:
+        """They are the same as long as the daemon is, and libvirt takes its time to tell them."""
+
+        def act(conn: Any) -> tuple[object, str]:
+            known = self._capabilities
+            return known if known[0] is conn else (conn, str(conn.getCapabilities()))
+
+        self._capabilities = self._connection.call("read the capabilities", act, vm_uuid=vm_uuid)
+        return self._capabilities[1]
+
+    def restore(self, memory_path: str, configuration: SavedConfiguration, image_path: str | None = None) -> None:
         """Libvirt restores from the untouched file; only the XML that is used differs, in its disks and by a mark.
 
         The mark is in the running domain's XML alone, never in its definition: who boots the VM boots it without. libvirt
@@ -50,7 +75,12 @@ class LibvirtRestorer:
             xml = rewrite.for_restore(
                 runtime_xml, _inactive_xml(current), configuration.disk_paths, Path(memory_path).stem
             )
-            conn.restoreFlags(memory_path, xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            if image_path is not None:
+                ram = save_image.find_ram(memory_path, lazy_image.memory_bytes(runtime_xml))
+                if ram is None:
+                    raise Failed(ErrorCase.HYPERVISOR_FAILED, "the memory file has no RAM to map")
+                xml = lazy_image.with_words(xml, memory_path, ram)
+            conn.restoreFlags(image_path or memory_path, xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
             # libvirt leaves the capabilities of a sparse restore on; its own next snapshot would fail on them
             migration.set_capabilities(Qmp(conn.lookupByUUIDString(configuration.vm_uuid)))
 

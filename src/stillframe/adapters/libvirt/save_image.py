@@ -5,7 +5,9 @@
     1 MiB    QEMU's migration stream with fixed places for pages                 docs/devel/migration/mapped-ram.rst
 
 A background snapshot leaves the page bitmaps of that stream empty (QEMU writes them at the end of an ordinary
-migration only), and a restore then finds no memory. ``repair_bitmaps`` fills them from the file's own holes.
+migration only), and a restore then finds no memory. ``settle_pages`` fills them from the file's own holes. The other way
+round, an ordinary migration leaves old versions of pages in the file that have become zero since, and only its bitmap says
+so: those are cleared, so that the file is the memory, byte for byte, for whoever maps it (lazy_image.py).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ _FORMAT_SPARSE = 6
 _DATA_BYTES = SAVE_IMAGE_OFFSET - _HEADER_BYTES
 # In the header's unused bytes, which libvirt neither reads nor changes: "these bitmaps are ours to fill".
 _MARK = b"stillframe-bg-1\0"
+_MARK_SETTLED = b"stillframe-lv-1\0"  # QEMU's own bitmaps, and nothing in the file that they do not name
 _MARK_OFFSET = _HEADER.size
 
 
@@ -46,26 +49,64 @@ def _opened(path: str, flags: int) -> Iterator[int]:
         raise Failed(ErrorCase.STORAGE_FAILED, f"memory file: {error.strerror}") from error
 
 
-def repair_bitmaps(path: str) -> None:
-    """Every page that the file holds is marked present, so that QEMU loads it.
+def settle_pages(path: str) -> None:
+    """Every page that the file holds is marked present, so that QEMU loads it; every other one reads as zeroes.
 
-    Bitmaps that QEMU wrote itself (ordinary migration) are left alone: there the file may still hold an old version
-    of a page that has become zero, and only QEMU's bitmap says so. Which of the two it is gets decided once and is
-    noted in the file, durably, before the first bit changes; so repeating is safe, also after a crash in between.
-    A file system that reports no holes gets every bit set, which is right: zero pages are read as zeroes.
+    Bitmaps that QEMU wrote itself (ordinary migration) stay as they are, and what they do not name is cleared. Which of the
+    two it is gets decided once and is noted in the file, durably, before the first bit changes; so repeating is safe, also
+    after a crash in between. A file system that reports no holes gets every bit set, which is right: zero pages are read
+    as zeroes. Blocks have the names that QEMU gives them by itself afterwards, whatever they had in the guest.
 
     Raises:
         Failed: HYPERVISOR_FAILED: not a mapped-ram stream, nothing was written; STORAGE_FAILED: repeat.
     """
     with _opened(path, os.O_RDWR) as fd:
         blocks = read_blocks(fd, SAVE_IMAGE_OFFSET)
-        if os.pread(fd, len(_MARK), _MARK_OFFSET) != _MARK:
+        for block in blocks:
+            if is_alias(block.name):
+                _write_all(fd, original_of(block.name).encode(), block.name_offset)
+        mark = os.pread(fd, len(_MARK), _MARK_OFFSET)
+        if mark == _MARK_SETTLED:
+            return
+        if mark != _MARK:
             if any(_has_bits(fd, block) for block in blocks):
+                for block in blocks:
+                    _clear_unnamed_pages(fd, block)
+                os.fdatasync(fd)
+                _write_all(fd, _MARK_SETTLED, _MARK_OFFSET)
                 return
             _write_all(fd, _MARK, _MARK_OFFSET)
             os.fdatasync(fd)
         for block in blocks:
             _write_all(fd, _present_pages(fd, block), block.bitmap_offset)
+
+
+def alias_of(name: str) -> str:
+    """Another name of a RAM block, as long: of one that QEMU reads from a file, beside the empty one of libvirt's."""
+    return name[:1].upper() + name[1:]
+
+
+def original_of(alias: str) -> str:
+    return alias[:1].lower() + alias[1:]
+
+
+def is_alias(name: str) -> bool:
+    return name.endswith(".ram") and name[:1].isupper()
+
+
+def find_ram(path: str, memory_bytes: int) -> RamBlock | None:
+    """The block with all of the guest's memory in a finished file that is that memory byte for byte; None: there is none.
+
+    Raises:
+        Failed: STORAGE_FAILED; HYPERVISOR_FAILED: not a mapped-ram stream.
+    """
+    with _opened(path, os.O_RDONLY) as fd:
+        if os.pread(fd, len(_MARK), _MARK_OFFSET) not in (_MARK, _MARK_SETTLED):
+            return None  # of a version that did not clear pages
+        found = [block for block in read_blocks(fd, SAVE_IMAGE_OFFSET) if block.used_bytes == memory_bytes]
+    if len(found) != 1 or not found[0].name.endswith(".ram") or is_alias(found[0].name):
+        return None
+    return found[0]
 
 
 def write_header(path: str, domain_xml: str, cookie_xml: str = "") -> None:
@@ -131,6 +172,17 @@ def _not_a_header(why: str) -> Failed:
 
 def _has_bits(fd: int, block: RamBlock) -> bool:
     return any(_read_all(fd, block.bitmap_bytes, block.bitmap_offset))
+
+
+def _clear_unnamed_pages(fd: int, block: RamBlock) -> None:
+    """Whatever the file holds of pages that the bitmap does not name becomes zeroes."""
+    named = _read_all(fd, block.bitmap_bytes, block.bitmap_offset)
+    zeroes = bytes(block.page_bytes)
+    for number, (held, wanted) in enumerate(zip(_present_pages(fd, block), named, strict=True)):
+        if stale := held & ~wanted:
+            for bit in range(8):
+                if stale >> bit & 1:
+                    _write_all(fd, zeroes, block.pages_offset + (number * 8 + bit) * block.page_bytes)
 
 
 def _present_pages(fd: int, block: RamBlock) -> bytes:

@@ -45,6 +45,7 @@ class RamBlock:
     page_bytes: int
     bitmap_offset: int
     pages_offset: int
+    name_offset: int = 0
 
     @property
     def bitmap_bytes(self) -> int:
@@ -166,11 +167,12 @@ def _read_all_blocks(cursor: _Cursor) -> tuple[RamBlock, ...]:
 
 
 def _read_block(cursor: _Cursor) -> RamBlock:
+    name_offset = cursor.position + 1  # behind its length
     name, used_bytes = cursor.name(cursor.u8()), cursor.u64()
     version, page_bytes, bitmap_offset, pages_offset = struct.unpack(">IQQQ", cursor.take(28))
     if version != _MAPPED_RAM_VERSION:
         raise malformed(f"block {name} of mapped-ram version {version}")
-    block = RamBlock(name, used_bytes, page_bytes, bitmap_offset, pages_offset)
+    block = RamBlock(name, used_bytes, page_bytes, bitmap_offset, pages_offset, name_offset)
     if page_bytes & (page_bytes - 1) or not _PAGE_BYTES_MIN <= page_bytes <= _PAGE_BYTES_MAX:
         raise malformed(f"block {name} has a page size of {page_bytes}")
     if used_bytes % page_bytes:

@@ -1,6 +1,8 @@
 """Memory states and screenshots as files of this host.
 
     <root>/memory/<uuid>.mem         written by QEMU, then sealed: synced, read-only, with a checksum
+    <root>/memory/<uuid>.lazy        for the moments of a lazy restore from it: all of it but the guest's RAM
+    <root>/memory/<uuid>.lent        nobody's any more but a guest's that lives on it
     <root>/screenshots/<uuid>.png    whole or not at all
 
 Directories are 0700 and files 0600 (0400 when sealed): a guest's memory holds its secrets.
@@ -8,34 +10,48 @@ Directories are 0700 and files 0600 (0400 when sealed): a guest's memory holds i
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
 
-from stillframe.adapters.memory.sparse_checksum import PREFIX, Checksum, checksum_of, parse_checksum
+from stillframe.adapters.memory.digests import Digests
+from stillframe.adapters.memory.files import (
+    OPEN_NEW,
+    PART_SUFFIX,
+    ensure_directory,
+    ensure_removed,
+    free_bytes,
+    opened,
+    read_if_present,
+    storage_errors,
+    sync_directory,
+    write_whole,
+)
+from stillframe.adapters.memory.sparse_checksum import PREFIX, Checksum, check_chunks, checksum_of, parse_checksum
 from stillframe.adapters.memory.writeback import write_back_gently
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.memory_store import StoredFile, StoredKind
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _MEMORY_SUFFIX = ".mem"
+_LAZY_SUFFIX = ".lazy"
+_LENT_SUFFIX = ".lent"
 _SCREENSHOT_SUFFIX = ".png"
-_PART_SUFFIX = ".part"
 _SEALED_MODE = 0o400
-_OPEN_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-_OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_LONGEST_REST_S = 0.1
+_MOST_DIGEST_BYTES = 32 << 20  # of some 800 GiB of memory
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
 
 
 class LocalMemoryStore:
-    """``ports.memory_store.MemoryStore`` on a directory. Holds no state; threads may share it.
+    """``ports.memory_store.MemoryStore`` on a directory. Threads may share it.
+
+    What it knows of files' contents it has read itself, and forgets when it ends.
 
     Every call raises ``Refused`` PARAMETER_MALFORMED for a uuid that is not canonical: no path is made of anything
     else. Where nothing else is said, an error is ``Failed`` STORAGE_FAILED or SPACE_EXHAUSTED.
@@ -46,6 +62,7 @@ class LocalMemoryStore:
         self._memory = self._root / "memory"
         self._screenshots = self._root / "screenshots"
         self._hashed: dict[str, tuple[int, ...]] = {}  # memory uuid -> the inode whose contents were seen to be right
+        self._digests = Digests(_MOST_DIGEST_BYTES)
 
     def capture_path(self, memory_uuid: str) -> str:
         """The local path at which a capture is written; pure, nothing is made."""
@@ -65,18 +82,18 @@ class LocalMemoryStore:
             Failed: STORAGE_FAILED when it is sealed already; it is unchanged.
         """
         path = self.capture_path(memory_uuid)
-        with _storage_errors(path):
-            _ensure_directory(self._memory)
+        with storage_errors(path):
+            ensure_directory(self._memory)
             self._remove_capture(path)
-            free = _free_bytes(self._memory)
+            free = free_bytes(self._memory)
             if free < needed_bytes:
-                _sync_directory(self._memory)
+                sync_directory(self._memory)
                 raise Refused(
                     ErrorCase.SPACE_EXHAUSTED,
                     f"memory state {memory_uuid} needs {needed_bytes} bytes, {free} are free in {self._memory}",
                 )
-            os.close(os.open(path, _OPEN_NEW, 0o600))
-            _sync_directory(self._memory)
+            os.close(os.open(path, OPEN_NEW, 0o600))
+            sync_directory(self._memory)
         return path
 
     def flush(self, memory_uuid: str) -> None:
@@ -86,7 +103,7 @@ class LocalMemoryStore:
             Failed: STORAGE_FAILED, also when there is no such file.
         """
         path = self.capture_path(memory_uuid)
-        with _storage_errors(path), _opened(path) as descriptor:
+        with storage_errors(path), opened(path) as descriptor:
             write_back_gently(descriptor)
 
     def seal(self, memory_uuid: str) -> tuple[str, int]:
@@ -96,15 +113,16 @@ class LocalMemoryStore:
             Failed: STORAGE_FAILED, also when there is no such file; whether it is read-only by then is open.
         """
         path = self.capture_path(memory_uuid)
-        with _storage_errors(path), _opened(path) as descriptor:
+        with storage_errors(path), opened(path) as descriptor:
             os.fsync(descriptor)
             # guests want the processors, too: nobody waits for this one
-            checksum = checksum_of(descriptor, max_threads=1)
+            checksum, digests = checksum_of(descriptor, max_threads=1)
             os.fchmod(descriptor, _SEALED_MODE)
             os.fsync(descriptor)
-            _sync_directory(self._memory)
+            sync_directory(self._memory)
             status = os.fstat(descriptor)
             self._hashed[memory_uuid] = _identity(status)
+            self._digests.put(memory_uuid, digests)
             return str(checksum), status.st_blocks * _BLOCK_BYTES
 
     def is_unchanged(self, memory_uuid: str) -> bool:
@@ -124,19 +142,45 @@ class LocalMemoryStore:
         """
         path = self.capture_path(memory_uuid)
         expected = _parsed(memory_uuid, checksum)
-        with _storage_errors(path):
+        with storage_errors(path):
             try:
-                with _opened(path) as descriptor:
+                with opened(path) as descriptor:
                     length = os.fstat(descriptor).st_size
                     if length != expected.length_bytes:
                         raise _damaged(memory_uuid, _of_other_length(length, expected.length_bytes))
                     before = _identity(os.fstat(descriptor))
-                    if checksum_of(descriptor) != expected:
-                        raise _damaged(memory_uuid, "its contents differ from what was saved")
+                    found, digests = checksum_of(descriptor)
+                    if found != expected:
+                        raise _damaged(memory_uuid, _OF_OTHER_CONTENTS)
                     self._hashed[memory_uuid] = before
+                    self._digests.put(memory_uuid, digests)
             except FileNotFoundError:
                 raise _damaged(memory_uuid, "its file is missing") from None
         return path
+
+    def check_slowly(self, memory_uuid: str, checksum: str, *, goes_on: Callable[[], bool]) -> bool:
+        """Read the file bit by bit, as a guest that lives on it lets us: True when it is whole, False when ``goes_on`` says no.
+
+        Raises:
+            Failed: MEMORY_DAMAGED, at the first chunk that differs where this process has hashed the file before;
+                STORAGE_FAILED.
+        """
+        digests = self._digests.get(memory_uuid)
+        if digests is None:
+            self.verify(memory_uuid, checksum)
+            return True
+        path = self.capture_path(memory_uuid)
+        with storage_errors(path), opened(path) as descriptor:
+            asked_s = time.monotonic()
+            for is_right in check_chunks(descriptor, digests):
+                if not is_right:
+                    raise _damaged(memory_uuid, _OF_OTHER_CONTENTS)
+                # as long again, so that it is half a thread at most
+                time.sleep(min(_LONGEST_REST_S, time.monotonic() - asked_s))
+                if not goes_on():
+                    return False
+                asked_s = time.monotonic()
+        return True
 
     def check_length(self, memory_uuid: str, checksum: str) -> None:
         """The file is there and as long as its checksum says; nothing is read.
@@ -146,9 +190,9 @@ class LocalMemoryStore:
         """
         path = self.capture_path(memory_uuid)
         expected = _parsed(memory_uuid, checksum)
-        with _storage_errors(path):
+        with storage_errors(path):
             try:
-                with _opened(path) as descriptor:
+                with opened(path) as descriptor:
                     length = os.fstat(descriptor).st_size
             except FileNotFoundError:
                 raise _damaged(memory_uuid, "its file is missing") from None
@@ -156,14 +200,44 @@ class LocalMemoryStore:
             raise _damaged(memory_uuid, _of_other_length(length, expected.length_bytes))
 
     def ensure_dropped(self, memory_uuid: str) -> None:
-        """Neither a capture nor a sealed file of this uuid is left, durably. Repeatable."""
-        _ensure_removed(self.capture_path(memory_uuid))
+        """No file of this uuid is left, durably. Repeatable."""
+        self.drop_lazy_file(memory_uuid)
+        ensure_removed(self.capture_path(memory_uuid))
+        ensure_removed(self._beside(memory_uuid, _LENT_SUFFIX))  # last: it says that the others have to go
+        self._hashed.pop(memory_uuid, None)
+        self._digests.drop(memory_uuid)
+
+    def lazy_path(self, memory_uuid: str) -> str:
+        return self._beside(memory_uuid, _LAZY_SUFFIX)
+
+    def drop_lazy_file(self, memory_uuid: str) -> None:
+        ensure_removed(self.lazy_path(memory_uuid))
+
+    def lend(self, memory_uuid: str) -> None:
+        """The file stays, durably noted as nobody's but a guest's. Repeatable."""
+        path = self._beside(memory_uuid, _LENT_SUFFIX)
+        with storage_errors(path):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            sync_directory(self._memory)
+
+    def lent(self) -> list[str]:
+        """The memory uuids that were lent and not dropped since, ascending."""
+        with storage_errors(str(self._memory)):
+            try:
+                names = [entry.name for entry in os.scandir(self._memory)]
+            except FileNotFoundError:
+                return []
+        stems = (name.removesuffix(_LENT_SUFFIX) for name in names if name.endswith(_LENT_SUFFIX))
+        return sorted(stem for stem in stems if _UUID.fullmatch(stem))
+
+    def _beside(self, memory_uuid: str, suffix: str) -> str:
+        return str(self._memory / (_checked(memory_uuid) + suffix))
 
     def list_owned(self) -> list[StoredFile]:
         """Every memory file, captures included, then every screenshot, each by uuid; empty when there is no store yet."""
         return [
-            *_listed(self._memory, StoredKind.MEMORY, (_MEMORY_SUFFIX,)),
-            *_listed(self._screenshots, StoredKind.SCREENSHOT, (_SCREENSHOT_SUFFIX, _SCREENSHOT_SUFFIX + _PART_SUFFIX)),
+            *_listed(self._memory, StoredKind.MEMORY, (_MEMORY_SUFFIX, _LAZY_SUFFIX, _LENT_SUFFIX)),
+            *_listed(self._screenshots, StoredKind.SCREENSHOT, (_SCREENSHOT_SUFFIX, _SCREENSHOT_SUFFIX + PART_SUFFIX)),
         ]
 
     def put_screenshot(self, snapshot_uuid: str, png: bytes) -> str:
@@ -174,14 +248,14 @@ class LocalMemoryStore:
         """
         path = self._screenshot_path(snapshot_uuid)
         checksum = _checksum_of_bytes(png)
-        with _storage_errors(path):
-            stored = _read_if_present(path)
+        with storage_errors(path):
+            stored = read_if_present(path)
             if stored is None:
-                _ensure_directory(self._screenshots)
-                _write_whole(path, png)
+                ensure_directory(self._screenshots)
+                write_whole(path, png)
             elif stored != png:
                 raise Failed(ErrorCase.STORAGE_FAILED, f"{path}: another screenshot is stored already")
-            _sync_directory(self._screenshots)
+            sync_directory(self._screenshots)
         return checksum
 
     def get_screenshot(self, snapshot_uuid: str, checksum: str) -> bytes | None:
@@ -191,8 +265,8 @@ class LocalMemoryStore:
             Failed: STORAGE_FAILED when it is damaged or unreadable.
         """
         path = self._screenshot_path(snapshot_uuid)
-        with _storage_errors(path):
-            png = _read_if_present(path)
+        with storage_errors(path):
+            png = read_if_present(path)
         if png is not None and _checksum_of_bytes(png) != checksum:
             raise Failed(ErrorCase.STORAGE_FAILED, f"screenshot {snapshot_uuid} is damaged: its checksum differs")
         return png
@@ -200,8 +274,8 @@ class LocalMemoryStore:
     def drop_screenshot(self, snapshot_uuid: str) -> None:
         """No screenshot of this uuid is left, durably. Repeatable."""
         path = self._screenshot_path(snapshot_uuid)
-        _ensure_removed(path + _PART_SUFFIX)
-        _ensure_removed(path)
+        ensure_removed(path + PART_SUFFIX)
+        ensure_removed(path)
 
     def _screenshot_path(self, snapshot_uuid: str) -> str:
         return str(self._screenshots / (_checked(snapshot_uuid) + _SCREENSHOT_SUFFIX))
@@ -218,7 +292,7 @@ class LocalMemoryStore:
 
 def _listed(directory: Path, kind: StoredKind, suffixes: tuple[str, ...]) -> list[StoredFile]:
     found: list[StoredFile] = []
-    with _storage_errors(str(directory)):
+    with storage_errors(str(directory)):
         try:
             paths = list(directory.iterdir())
         except FileNotFoundError:
@@ -232,7 +306,7 @@ def _listed(directory: Path, kind: StoredKind, suffixes: tuple[str, ...]) -> lis
             except FileNotFoundError:
                 continue  # it went while the directory was read
             if stat.S_ISREG(status.st_mode):
-                unfinished = rest.endswith(_PART_SUFFIX)
+                unfinished = dot + rest in (_LAZY_SUFFIX, _LENT_SUFFIX) or rest.endswith(PART_SUFFIX)
                 found.append(StoredFile(kind, uuid, str(path), status.st_blocks * _BLOCK_BYTES, unfinished))
     return sorted(found, key=lambda file: (file.uuid, file.unfinished))
 
@@ -255,6 +329,9 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+_OF_OTHER_CONTENTS = "its contents differ from what was saved"
+
+
 def _damaged(memory_uuid: str, why: str) -> Failed:
     return Failed(ErrorCase.MEMORY_DAMAGED, f"memory state {memory_uuid}: {why}")
 
@@ -265,76 +342,3 @@ def _of_other_length(found: int, expected: int) -> str:
 
 def _checksum_of_bytes(data: bytes) -> str:
     return PREFIX + blake3(data).hexdigest()
-
-
-def _free_bytes(directory: Path) -> int:
-    figures = os.statvfs(directory)
-    return figures.f_bavail * figures.f_frsize
-
-
-@contextmanager
-def _storage_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        case = ErrorCase.SPACE_EXHAUSTED if error.errno in _NO_SPACE else ErrorCase.STORAGE_FAILED
-        raise Failed(case, f"{path}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    descriptor = os.open(path, _OPEN_TO_READ)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _ensure_directory(directory: Path) -> None:
-    for made in (directory.parent, directory):
-        try:
-            made.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        _sync_directory(made.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _ensure_removed(path: str) -> None:
-    with _storage_errors(path):
-        Path(path).unlink(missing_ok=True)
-        try:
-            # also when it was gone already: an earlier attempt may have ended before this
-            _sync_directory(Path(path).parent)
-        except FileNotFoundError:
-            return
-
-
-def _read_if_present(path: str) -> bytes | None:
-    try:
-        with _opened(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
-def _write_whole(path: str, data: bytes) -> None:
-    part = path + _PART_SUFFIX
-    _ensure_removed(part)
-    descriptor = os.open(part, _OPEN_NEW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        Path(part).rename(path)
-    except BaseException:
-        _ensure_removed(part)
-        raise

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from blake3 import blake3
 PREFIX = "blake3:"
 CHUNK_BYTES = 1 << 20  # with one buffer a thread it stays in the processor's cache
 _DIGEST_BYTES = 32
+_ENTRY = struct.Struct(f">Q{_DIGEST_BYTES}s")  # a chunk's number and digest
 _HEX_DIGITS = 2 * (_DIGEST_BYTES + 8)
 _CONTEXT = b"stillframe memory state 1\0"
 _ZEROES = bytes(CHUNK_BYTES)
@@ -53,8 +55,10 @@ def parse_checksum(text: str) -> Checksum:
     return Checksum(raw[:_DIGEST_BYTES], int.from_bytes(raw[_DIGEST_BYTES:], "big"))
 
 
-def checksum_of(descriptor: int, *, max_threads: int | None = None) -> Checksum:
-    """The checksum of an open file that nobody writes to; holes are not read. Moves the descriptor's offset.
+def checksum_of(descriptor: int, *, max_threads: int | None = None) -> tuple[Checksum, bytes]:
+    """The checksum of an open file that nobody writes to, and what it was made of: for ``check_chunks``.
+
+    Holes are not read. Moves the descriptor's offset.
 
     Raises:
         OSError: it could not be read; EIO also when it became shorter meanwhile.
@@ -64,11 +68,31 @@ def checksum_of(descriptor: int, *, max_threads: int | None = None) -> Checksum:
     threads = min(max_threads or _MAX_THREADS, os.cpu_count() or 1, max(1, len(numbers)))
     share = -(-len(numbers) // threads)
     parts = [numbers[at : at + share] for at in range(0, len(numbers), share or 1)]
-    whole = blake3(_CONTEXT + struct.pack(">Q", length))
     with ThreadPoolExecutor(threads) as pool:
-        for digests in pool.map(lambda part: _hash_chunks(descriptor, part, length), parts):
-            whole.update(digests)
-    return Checksum(whole.digest(), length)
+        digests = b"".join(pool.map(lambda part: _hash_chunks(descriptor, part, length), parts))
+    return Checksum(blake3(_CONTEXT + struct.pack(">Q", length) + digests).digest(), length), digests
+
+
+def check_chunks(descriptor: int, digests: bytes) -> Iterator[bool]:
+    """One chunk after the other of a file whose checksum was made of these digests: whether it is what it was.
+
+    Whoever asks decides when the next one is read. It is over at the first that differs.
+
+    Raises:
+        OSError: it could not be read.
+    """
+    length = os.fstat(descriptor).st_size
+    expected = dict(_ENTRY.iter_unpack(digests))
+    for number in sorted(expected.keys() | set(_data_chunks(descriptor))):
+        if number * CHUNK_BYTES >= length:
+            yield False
+            return
+        found = _hash_chunks(descriptor, [number], length)
+        known = expected.get(number)
+        if found != (_ENTRY.pack(number, known) if known is not None else b""):
+            yield False
+            return
+        yield True
 
 
 def _data_chunks(descriptor: int) -> list[int]:
@@ -101,8 +125,7 @@ def _hash_chunks(descriptor: int, numbers: list[int], length: int) -> bytes:
         # one memcmp, which ends at the first byte that differs
         if buffer == (_ZEROES if wanted == CHUNK_BYTES else bytes(wanted)):
             continue
-        digests += struct.pack(">Q", number)
-        digests += blake3(buffer).digest()
+        digests += _ENTRY.pack(number, blake3(buffer).digest())
     return bytes(digests)
 
 

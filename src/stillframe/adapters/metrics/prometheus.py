@@ -112,7 +112,7 @@ class PrometheusMetrics:
         self._active_requests = Gauge(
             "stillframe_http_active_requests", "Requests that are being read or answered.", registry=registry
         )
-        for mode in ("background-snapshot", "live"):  # a rate needs a first value to rise from
+        for mode in ("background-snapshot", "live", "stopped"):  # a rate needs a first value to rise from
             self._pause.labels(mode)
 
     # --- Instruments ---------------------------------------------------------------------------------------------------
