@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # Guests and a private libvirtd need root; whoever is not gets it from sudo, and no file of root's in the tree.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PYTHONDONTWRITEBYTECODE=1 PYTEST_ADDOPTS='-p no:cacheprovider')
 
-.PHONY: help setup setup-browser setup-docs pictures demo up test test-fast fault fuzz soak sandbox lint audit bench docs docs-links docs-reference docs-errors docs-cli docs-session clean
+.PHONY: help setup setup-browser setup-docs pictures demo up test test-fast fault fuzz soak proof sandbox lint audit bench docs docs-links docs-reference docs-errors docs-cli docs-session clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ soak: setup ## random steps against the model for MINUTES=n minutes, with fresh 
 
 sandbox: setup ## run packaging/stillframe.service under a real systemd, in a container, and take a guest through it
 	$(AS_ROOT) $(PYTHON) scripts/sandbox.py
+
+proof: setup ## 300 snapshots with memory at 512 MiB to 4 GiB under write load, each gone back to, and 50 rounds in a row; about half an hour
+	$(AS_ROOT) $(PYTHON) scripts/proof.py
 
 pictures: setup-browser ## take the pictures of the console that the documents show
 	$(AS_ROOT) env STILLFRAME_PICTURES=docs/images $(PYTHON) -m pytest -q tests/browser
