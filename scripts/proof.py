@@ -44,7 +44,8 @@ def prove(service: Service, size_mib: int, snapshots: int) -> Counter[str]:
             vm.await_ticks(5)
             moments[f"m{number}"] = snapshot_memory(vm, f"m{number}")
             modes[vm.get(f"m{number}")["attr"]["capture_mode"]] += 1
-        for snapshot, moment in moments.items():
+        # the newest first: each rollback is a jump back in time, which the console shows for certain
+        for snapshot, moment in reversed(moments.items()):
             roll_back_and_check(vm, snapshot, moment)
         check_alone(vm)
         check_census(service)
