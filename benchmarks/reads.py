@@ -24,9 +24,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import asking
-from peers import Virsh, define_machine
+from measurements import Measurements
 from planting import PER_VM, plant_postgresql, plant_sqlite
-from report import Measurements, put_section
+from report import put_section
+from scale import FULL, QUICK, Effort
+from virsh import Virsh, define_machine
 
 from support.ending import end_in_order
 from support.postgres import PostgresCluster, private_postgres
@@ -34,7 +36,7 @@ from support.private_libvirtd import PrivateLibvirtd
 from support.service import SNAPSHOT, Service, eventually, free_port
 
 HEADING = "## Reads with a long history"
-FEW, MANY, MANY_QUICKLY = 1_000, 1_000_000, 20_000
+FEW = 1_000
 GROWTH_MAX, SHARE_MIN = 1.3, 0.5
 DATABASES = ("SQLite", "PostgreSQL")
 CALLS = {
@@ -61,19 +63,6 @@ processor time: what one answer takes of it, which says more where other work ru
 The share is what it costs that nothing is remembered and nothing that hangs holds up others: with every request its key is read
 from the database and the machine is asked of libvirt, in two transactions and three changes of thread. Those alone take more
 processor time than the constant does."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How often is asked. ``slice_s``: for how long a server is kept busy at a time."""
-
-    many: int
-    repeats: int
-    slices: int
-    slice_s: float
-
-
-THOROUGH, QUICK = Effort(MANY, 201, 5, 2.0), Effort(MANY_QUICKLY, 11, 1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -208,32 +197,54 @@ def table(effort: Effort, measured: Measurements, sizes: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Found:
+    """Beside the figures: how busy the machine was before, and how many bytes each call's answer has."""
+
+    load: float
+    sizes: dict[str, int]
+
+
+def measure(effort: Effort, measured: Measurements) -> Found:
+    """Everything, on a libvirtd and services of its own; this process gets a core of its own for the time."""
+    with places(effort) as found:
+        load = os.getloadavg()[0]
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {_CLIENT_CORE})
+        try:
+            sizes = measure_latency(effort, found, measured)
+            measure_throughput(effort, found, sizes, measured)
+        finally:
+            os.sched_setaffinity(0, cores)
+    return Found(load, sizes)
+
+
+def section(command: str, effort: Effort, measured: Measurements, found: Found) -> str:
+    """What stands in the document below ``HEADING``."""
+    said = EXPLANATION.format(
+        command=command,
+        day=f"{datetime.now(UTC):%Y-%m-%d}",
+        repeats=effort.repeats - 1,
+        load=f"{found.load:.1f}",
+        many=effort.many,
+        vms=effort.many // PER_VM,
+    )
+    return f"{said}\n\n{table(effort, measured, found.sizes)}"
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Read with a short and a long history.")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures at the end of this document")
     parser.add_argument("--quick", action="store_true", help="a small history, asked about a few times")
     given = parser.parse_args(arguments)
-    effort = QUICK if given.quick else THOROUGH
+    effort = (QUICK if given.quick else FULL).reads
     end_in_order()
     measured = Measurements()
-    with places(effort) as found:
-        load = os.getloadavg()[0]
-        os.sched_setaffinity(0, {_CLIENT_CORE})
-        sizes = measure_latency(effort, found, measured)
-        measure_throughput(effort, found, sizes, measured)
-    rows = table(effort, measured, sizes)
-    print(rows)
+    found = measure(effort, measured)
+    print(table(effort, measured, found.sizes))
     if given.write:
         command = shlex.join(["python", "benchmarks/reads.py", *arguments])
-        said = EXPLANATION.format(
-            command=command,
-            day=f"{datetime.now(UTC):%Y-%m-%d}",
-            repeats=effort.repeats - 1,
-            load=f"{load:.1f}",
-            many=effort.many,
-            vms=effort.many // PER_VM,
-        )
-        put_section(given.write, HEADING, f"{said}\n\n{rows}")
+        put_section(given.write, HEADING, section(command, effort, measured, found))
     return 0
 
 

@@ -21,8 +21,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from peers import Virsh, define_machine
-from report import Measurements, put_section, trees_table
+from ground import Ground
+from report import put_section, trees_table
+from scale import FULL
+from virsh import Virsh, define_machine
 
 from stillframe.adapters.metadata import open_metadata
 from stillframe.domain.snapshot import Snapshot
@@ -72,19 +74,23 @@ def measure(service: Service, vm_uuid: str) -> Iterator[tuple[str, float]]:
             yield key, taken_ms
 
 
+def measure_on(ground: Ground) -> None:
+    """Of one machine that is shut off; nothing else runs meanwhile."""
+    vm_uuid = plant(ground.service, ground.virsh)
+    for key, value in measure(ground.service, vm_uuid):
+        ground.measured.add(key, value)
+    ground.virsh("undefine", vm_uuid)
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Draw a tree of a thousand snapshots.")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures at the end of this document")
     given = parser.parse_args(arguments)
     end_in_order()
-    measured = Measurements()
     with PrivateLibvirtd() as daemon, running_service(daemon.uri) as service:
-        virsh = Virsh(daemon.uri)
-        vm_uuid = plant(service, virsh)
-        for key, value in measure(service, vm_uuid):
-            measured.add(key, value)
-        virsh("undefine", vm_uuid)
-    rows = trees_table(measured)
+        ground = Ground(daemon, service, Virsh(daemon.uri), FULL)
+        measure_on(ground)
+    rows = trees_table(ground.measured)
     print(rows)
     if given.write:
         command = shlex.join(["python", "benchmarks/trees.py", *arguments])

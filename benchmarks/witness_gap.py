@@ -49,6 +49,24 @@ class ConsoleTail:
             time.sleep(0.01)
         return self._arrivals[-1]
 
+    def first(self, timeout_s: float) -> Arrival:
+        """The first tick of all; waits for it.
+
+        Raises:
+            RuntimeError: none came.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._arrivals:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no tick within {timeout_s:g} s")
+            time.sleep(0.002)
+        return self._arrivals[0]
+
+    def gaps_ms(self, begun_s: float, ended_s: float) -> list[float]:
+        """The times between each two ticks that came between two moments."""
+        times = [a.at_s for a in list(self._arrivals) if begun_s <= a.at_s <= ended_s]
+        return [(later - earlier) * 1000 for earlier, later in pairwise(times)]
+
     def worst_gap_ms(self, begun_s: float, ended_s: float) -> float:
         """The longest time without a tick between two moments, the gaps at both ends included."""
         times = [a.at_s for a in list(self._arrivals) if begun_s - _LEAD_S <= a.at_s <= ended_s]
@@ -56,22 +74,22 @@ class ConsoleTail:
         inside = [(a, b) for a, b in pairwise([*times, ended_s]) if b >= begun_s]
         return max((b - a for a, b in inside), default=ended_s - begun_s) * 1000
 
-    def await_jump_back(self, before: Arrival, timeout_s: float = 60.0) -> Arrival:
+    def await_jump_back(self, before: Arrival, timeout_s: float = 120.0) -> Arrival:
         """The first tick that counts on from an earlier one of the same boot: the guest goes on from saved memory.
 
         Raises:
             RuntimeError: none came, or the guest booted anew.
         """
         deadline = time.monotonic() + timeout_s
+        seen = self._arrivals.index(before)
         while time.monotonic() < deadline:
-            arrivals = list(self._arrivals)
+            arrivals = self._arrivals[seen:]
             for earlier, later in pairwise(arrivals):
-                if later.at_s <= before.at_s:
-                    continue
                 if later.boot != before.boot:
                     raise RuntimeError("the guest booted anew instead of going on from its memory")
                 if later.n <= earlier.n:
                     return later
+            seen += max(0, len(arrivals) - 1)
             time.sleep(0.002)
         raise RuntimeError(f"no tick within {timeout_s:g} s after the rollback")
 

@@ -1,0 +1,158 @@
+"""The parts about disks alone: the way back after little and after much was written, and the merge of a layer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from ground import Ground
+from measurements import percentile
+from virsh import define_machine, fill, run
+from witness_gap import ConsoleTail
+
+from support.service import Vm
+
+_DATA_AT_MIB = 1024  # behind what the witness itself writes to
+_WARM_UP_S = 3.0
+_TIGHTEST_NS, _WIDEST_NS, _STEP = 20_000, 10_000_000_000, 1.05
+
+
+@contextmanager
+def _machine(ground: Ground, name: str, mib: int) -> Iterator[Vm]:
+    """Shut off; gone at the end, with its files."""
+    vm = define_machine(ground.service, ground.virsh.uri, name, f"{mib}M")
+    try:
+        yield vm
+    finally:
+        if vm.state() != "shutoff":
+            vm.shutoff()
+        names: Sequence[str] = vm.names()
+        for snapshot in reversed(names):
+            vm.delete(snapshot)
+        ground.virsh("undefine", vm.uuid)
+        for file in (ground.service.state / "lot" / name).glob("*.qcow2"):
+            file.unlink()
+
+
+def measure_changes(ground: Ground) -> None:
+    """A rollback without memory after little and after much was written, in turn."""
+    scale = ground.scale
+    with _machine(ground, "bench-change", scale.much_mib + 2048) as vm:
+        vm.create("disks")
+        for _ in range(scale.changes):
+            for key, mib in (("change.little", scale.little_mib), ("change.much", scale.much_mib)):
+                head = vm.disk_path()
+                fill(head, mib)
+                os.sync()  # what still waits to be written would be measured along
+                time.sleep(1.0)
+                begun_s = time.monotonic()
+                vm.rollback("disks")
+                ground.note(key, (time.monotonic() - begun_s) * 1000)
+                if vm.disk_path() == head or Path(head).exists():
+                    raise RuntimeError("the disk was not rolled back")
+
+
+def measure_merge(ground: Ground) -> None:
+    """A layer is merged into the one below while its guest writes; and one like it by qemu-img, that nobody has open."""
+    mib = ground.scale.layer_mib
+    with _machine(ground, "bench-merge", mib + 2 * _DATA_AT_MIB) as vm:
+        vm.create("below")
+        fill(vm.disk_path(), mib, _DATA_AT_MIB)
+        vm.create("above")
+        os.sync()
+        vm.start()
+        vm.await_ticks(200)
+        if vm.console is None:
+            raise RuntimeError("the guest has no console")
+        with ConsoleTail(vm.console) as tail:
+            time.sleep(_WARM_UP_S)
+            watched = _Watched(ground, vm, tail)
+            watched.begin()
+            time.sleep(ground.scale.quiet_s)
+            watched.end("before")
+            watched.begin()
+            begun_s = time.monotonic()
+            vm.delete("below")
+            ground.note("merge.live", mib / (time.monotonic() - begun_s), "MiB/s")
+            watched.end("during")
+            if tail.torn:
+                raise RuntimeError(f"the guest does not find what it has written: {tail.torn[0]}")
+    _measure_commit(ground, mib)
+
+
+def _measure_commit(ground: Ground, mib: int) -> None:
+    ground.scratch.mkdir(mode=0o711)
+    below, layer = ground.scratch / "below.qcow2", ground.scratch / "layer.qcow2"
+    try:
+        run(["qemu-img", "create", "-q", "-f", "qcow2", str(below), f"{mib + 2 * _DATA_AT_MIB}M"])
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(below), "-F", "qcow2", str(layer)])
+        fill(layer, mib, _DATA_AT_MIB)
+        os.sync()
+        time.sleep(1.0)
+        begun_s = time.monotonic()
+        run(["qemu-img", "commit", "-q", "-d", "-f", "qcow2", str(layer)])
+        descriptor = os.open(below, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(descriptor)  # a merge of the service's is durable, too
+        os.close(descriptor)
+        ground.note("merge.commit", mib / (time.monotonic() - begun_s), "MiB/s")
+    finally:
+        for file in (below, layer):
+            file.unlink(missing_ok=True)
+        ground.scratch.rmdir()
+
+
+class _Watched:
+    """The guest's writes and flushes as its disk's device sees them, and its ticks."""
+
+    def __init__(self, ground: Ground, vm: Vm, tail: ConsoleTail) -> None:
+        self._ground = ground
+        self._vm = vm
+        self._tail = tail
+        self._begun_s = 0.0
+
+    def begin(self) -> None:
+        """Everything is counted anew."""
+        bounds = boundaries()
+        for group in ("write", "flush"):
+            arguments: dict[str, Any] = {"id": self._stats()["qdev"], f"boundaries_{group}": bounds}
+            self._ground.virsh.monitor(self._vm.uuid, "block-latency-histogram-set", **arguments)
+        self._begun_s = time.monotonic()
+
+    def end(self, when: str) -> None:
+        gaps = self._tail.gaps_ms(self._begun_s, time.monotonic())
+        stats = self._stats()["stats"]
+        for key, name in (("write", "wr_latency_histogram"), ("flush", "flush_latency_histogram")):
+            histogram = stats[name]
+            self._ground.note(f"{key}.{when}", histogram_p99_ms(histogram["boundaries"], histogram["bins"]))
+        self._ground.note(f"tick.{when}", percentile(gaps, 0.99))
+
+    def _stats(self) -> dict[str, Any]:
+        (one,) = (stats for stats in self._ground.virsh.monitor(self._vm.uuid, "query-blockstats") if stats.get("qdev"))
+        found: dict[str, Any] = one
+        return found
+
+
+def boundaries() -> list[int]:
+    """Of a histogram's bins, in nanoseconds: each a twentieth wider than the one before."""
+    found, bound = [], float(_TIGHTEST_NS)
+    while bound < _WIDEST_NS:
+        found.append(round(bound))
+        bound *= _STEP
+    return found
+
+
+def histogram_p99_ms(bounds: list[int], bins: list[int]) -> float:
+    """The upper end of the bin that the 99th of a hundred falls into; the last bin has none, and counts as its lower end.
+
+    Raises:
+        RuntimeError: nothing was counted.
+    """
+    if not sum(bins):
+        raise RuntimeError("the guest has not written")
+    ends = zip(accumulate(bins), [*bounds, bounds[-1]], strict=True)
+    return next(bound for seen, bound in ends if seen * 100 >= sum(bins) * 99) / 1e6
