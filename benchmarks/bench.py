@@ -101,6 +101,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", action="append", choices=PARTS, metavar="PART", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the report there as Markdown")
     given = parser.parse_args(arguments)
+    if given.write and not given.write.parent.is_dir():
+        parser.error(f"no directory for {given.write}")
     scale = QUICK if given.quick else FULL
     if given.rounds:
         scale = dataclasses.replace(scale, rounds=max(1, given.rounds))
@@ -119,7 +121,9 @@ def main(arguments: list[str]) -> int:
         command = shlex.join(["python", "benchmarks/bench.py", *arguments])
         run = Run(command, f"{datetime.now(UTC):%Y-%m-%d}", scale, machine)
         write_document(given.write, document(measured, run), _OLD_SECTIONS)
-        write_pictures(measured, scale, given.write.parent / "images")
+        pictures = given.write.parent / "images"
+        pictures.mkdir(exist_ok=True)
+        write_pictures(measured, scale, pictures)
         if read:
             put_section(given.write, reads.HEADING, reads.section(command, scale.reads, measured, read))
         print(f"written: {given.write}")

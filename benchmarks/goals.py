@@ -77,7 +77,7 @@ def _snapshots(scale: Scale) -> list[Goal]:
         Goal("stall.internal", f"{stall}: of virsh internal", Kind.SHARE, 1 / 100, ours, f"stall.memory.{base}.virsh_internal"),
     ]  # fmt: skip
     if large > small:
-        words = f"The same at {large} MiB of the same at {small} MiB"
+        words = f"Stall, snapshot with memory: at {large} MiB, of at {small} MiB"
         keys = (f"stall.memory.{large}.stillframe", f"stall.memory.{small}.stillframe")
         found.append(Goal("stall.growth", words, Kind.FACTOR, 1.5, *keys))
     return [
@@ -105,7 +105,7 @@ def _rollbacks(scale: Scale) -> list[Goal]:
     for mib in scale.sizes:
         add(mib, "floor", 2, "the bare-QEMU floor")
     if large > small:
-        words = f"The same at {large} MiB of the same at {small} MiB"
+        words = f"Rollback with memory to the first tick: at {large} MiB, of at {small} MiB"
         keys = (f"rollback.{large}.stillframe", f"rollback.{small}.stillframe")
         found.append(Goal("rollback.growth", words, Kind.FACTOR, 1.2, *keys))
     return found

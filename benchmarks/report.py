@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,9 +179,11 @@ def document(measured: Measurements, run: Run) -> str:
 
 
 def write_pictures(measured: Measurements, scale: Scale, directory: Path) -> None:
-    directory.mkdir(exist_ok=True)
+    """They belong to whom the directory belongs to, also when root has measured for somebody."""
+    owner = directory.stat()
     for name, chart in charts(measured, scale).items():
         (directory / name).write_text(svg(chart), encoding="utf-8")
+        os.chown(directory / name, owner.st_uid, owner.st_gid)
 
 
 def trees_table(measured: Measurements) -> str:
