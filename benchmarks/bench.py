@@ -70,9 +70,11 @@ class Bench:
             ground = Ground(daemon, service, Virsh(daemon.uri), self._scale)
             for number in range(self._scale.rounds):
                 print(f"round {number + 1} of {self._scale.rounds}", flush=True)
-                self._part("snapshots", partial(snapshots.measure_round, ground, number))
-                self._part("footprint", partial(footprint.measure, ground))
-                self._part("changes", partial(disks.measure_changes, ground))
+                for measure in snapshots.in_round(ground, number):
+                    self._part("snapshots", measure)
+            self._part("footprint", partial(footprint.measure, ground))
+            self._part("changes", partial(disks.measure_changes, ground))
+            for _ in range(self._scale.merges):
                 self._part("merge", partial(disks.measure_merge, ground))
             self._part("trees", partial(trees.measure_on, ground))
             machine = facts(ground.accelerator, daemon.uri, service.state)
@@ -90,7 +92,7 @@ class Bench:
         except _FAILURES as error:
             self.failed.append(name)
             print(f"FAILED: {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        print(f"{name}: {time.monotonic() - begun_s:.0f} s", flush=True)
+        print(f"  [{time.monotonic() - begun_s:.0f} s]", flush=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -116,7 +118,10 @@ def main(arguments: list[str]) -> int:
     print("", *(f"{name}: {value}" for name, value in machine), sep="\n")
     tables = [sizes_rows(measured, scale), other_rows(measured), goals_rows(measured, scale)]
     print("", *(f"{plain(rows)}\n" for rows in tables), sep="\n")
-    print(f"took {time.monotonic() - begun_s:.0f} s" + (f"; FAILED: {', '.join(bench.failed)}" if bench.failed else ""))
+    print(
+        f"took {time.monotonic() - begun_s:.0f} s"
+        + (f"; FAILED: {', '.join(dict.fromkeys(bench.failed))}" if bench.failed else "")
+    )
     if given.write:
         command = shlex.join(["python", "benchmarks/bench.py", *arguments])
         run = Run(command, f"{datetime.now(UTC):%Y-%m-%d}", scale, machine)

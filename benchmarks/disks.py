@@ -18,7 +18,7 @@ from witness_gap import ConsoleTail
 from support.service import Vm
 
 _DATA_AT_MIB = 1024  # behind what the witness itself writes to
-_WARM_UP_S = 3.0
+_WARM_UP_S = _SETTLE_S = 3.0
 _TIGHTEST_NS, _WIDEST_NS, _STEP = 20_000, 10_000_000_000, 1.05
 
 
@@ -48,13 +48,14 @@ def measure_changes(ground: Ground) -> None:
             for key, mib in (("change.little", scale.little_mib), ("change.much", scale.much_mib)):
                 head = vm.disk_path()
                 fill(head, mib)
-                os.sync()  # what still waits to be written would be measured along
-                time.sleep(1.0)
+                os.sync()  # what still waits to be written, or to be freed, would be measured along
+                time.sleep(_SETTLE_S)
                 begun_s = time.monotonic()
                 vm.rollback("disks")
                 ground.note(key, (time.monotonic() - begun_s) * 1000)
                 if vm.disk_path() == head or Path(head).exists():
                     raise RuntimeError("the disk was not rolled back")
+                os.sync()
 
 
 def measure_merge(ground: Ground) -> None:
@@ -93,7 +94,7 @@ def _measure_commit(ground: Ground, mib: int) -> None:
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(below), "-F", "qcow2", str(layer)])
         fill(layer, mib, _DATA_AT_MIB)
         os.sync()
-        time.sleep(1.0)
+        time.sleep(_SETTLE_S)
         begun_s = time.monotonic()
         run(["qemu-img", "commit", "-q", "-d", "-f", "qcow2", str(layer)])
         descriptor = os.open(below, os.O_RDONLY | os.O_CLOEXEC)

@@ -11,7 +11,7 @@ All peers work on the same private libvirtd, started for this run alone, behind 
 QEMU processes at once (where nobody does, libvirt waits seconds for a zombie). Stillframe is its HTTP service connected
 to that libvirtd; `virsh` is given the same address. One guest runs at a time. In every round every peer gets a freshly
 booted guest of every size, and the peer that comes first changes from round to round. A figure is the median of all
-rounds, with the smallest and the largest in brackets; a goal compares medians of this run. A goal that is missed is said.
+rounds, with the smallest and the largest in brackets (what concerns disks alone is measured after the rounds); a goal compares medians of this run. A goal that is missed is said.
 
 The guest is the witness: a real Linux whose only program writes a line with a number to its serial console every 5 ms,
 after writing that number durably to its disk. Of its memory {guests} hold random data, and {dirty_pages} random pages of
@@ -24,7 +24,8 @@ it are changed with every line, which is {dirty_mib:.0f} MiB a second. Its disk 
   nothing is done, of every guest before anything was done to it.
 - **Snapshot with memory**: Stillframe `domain_memory: true`; `virsh snapshot-create-as --memspec
   file=…,snapshot=external --diskspec vda,snapshot=external --live --atomic`; `virsh snapshot-create-as` (internal).
-  Of one guest {snapshots} are taken one after the other, and {internal} internal ones; the one before is deleted first.
+  Of one guest Stillframe takes {snapshots} one after the other, `virsh` {peers} external ones or an internal one; the one
+  before is deleted first.
   **Disk snapshot**: Stillframe without `domain_memory`; `virsh snapshot-create-as --disk-only --atomic` (external);
   {disk_snapshots} of one guest. libvirt takes no internal one of a running guest.
 - **Call returns / can be rolled back to**: Stillframe answers as soon as disks and memory are of one moment and the
@@ -64,7 +65,7 @@ def explanation(scale: Scale) -> str:
         dirty_pages=dirty_pages,
         dirty_mib=dirty_pages * 4096 / 0.005 / (1 << 20),
         snapshots=scale.snapshots,
-        internal=min(2, scale.snapshots),
+        peers=scale.peer_snapshots,
         disk_snapshots=scale.disk_snapshots,
         rollbacks=scale.rollbacks,
         layer_mib=scale.layer_mib,

@@ -9,7 +9,7 @@ from itertools import pairwise
 from xml.sax.saxutils import escape
 
 _WIDTH, _HEIGHT = 760, 420
-_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 44, 52
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 44, 44, 52
 # middling colours: on white and on black alike they can be told from the paper and from each other
 _COLOURS = ("#2f81f7", "#d9730d", "#c2418f", "#2c9a5b", "#8b6fd6", "#a88a16", "#1b9aaa", "#d1514a")
 _DASHES = ("", "7 4", "2 4", "10 4 2 4")

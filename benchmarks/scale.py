@@ -29,7 +29,8 @@ class Scale:
     """``guests`` from the smallest to the largest; ``base`` is the memory of the one by which peers are compared.
 
     ``internal``: at which sizes internal snapshots are measured, too. ``snapshots`` and ``rollbacks``: with memory, of
-    one guest. ``little_mib`` and ``much_mib``: what is written before a rollback of a disk. ``layer_mib``: what the
+    one guest (``peer_snapshots``: of one that has external ones). ``changes`` and ``merges``: how often these are
+    measured in all, whatever ``rounds`` says. ``little_mib`` and ``much_mib``: what is written before a rollback of a disk. ``layer_mib``: what the
     layer holds that is merged. ``quiet_s``: how long a guest is watched undisturbed before it.
     """
 
@@ -38,11 +39,13 @@ class Scale:
     base: int
     internal: tuple[int, ...]
     snapshots: int
+    peer_snapshots: int
     rollbacks: int
     disk_snapshots: int
     little_mib: int
     much_mib: int
     changes: int
+    merges: int
     layer_mib: int
     quiet_s: float
     reads: Effort
@@ -62,14 +65,16 @@ FULL = Scale(
     base=1024,
     internal=(1024, 4096),
     snapshots=5,
+    peer_snapshots=3,
     rollbacks=3,
     disk_snapshots=5,
     little_mib=10,
     much_mib=10 << 10,
-    changes=2,
+    changes=3,
+    merges=2,
     layer_mib=2 << 10,
     quiet_s=10.0,
-    reads=Effort(1_000_000, 201, 5, 2.0),
+    reads=Effort(1_000_000, 201, 3, 2.0),
 )
 QUICK = Scale(
     rounds=1,
@@ -77,12 +82,14 @@ QUICK = Scale(
     base=512,
     internal=(512,),
     snapshots=2,
+    peer_snapshots=2,
     rollbacks=1,
     disk_snapshots=2,
     little_mib=10,
     much_mib=256,
     changes=1,
-    layer_mib=256,
-    quiet_s=3.0,
+    merges=1,
+    layer_mib=128,
+    quiet_s=2.0,
     reads=Effort(20_000, 11, 1, 0.5),
 )

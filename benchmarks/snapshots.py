@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from floor import measure_floor
@@ -17,24 +19,30 @@ _IDLE_S = 3.0
 _SETTLE_S = 1.5
 _RUN_ON_S = 2.5  # a guest that has gone on for a while has something to lose
 _REST_S = 1.0  # watched after an operation has ended
-_INTERNAL_SNAPSHOTS = 2  # each fills the disk's image with as much as the guest's memory holds
 
 
-def measure_round(ground: Ground, number: int) -> None:
-    """At every size every peer once, each on a fresh guest; who comes first changes from round to round."""
-    for _ in range(5):
-        ground.note("start.virsh", ground.virsh("uri") * 1000)
+def in_round(ground: Ground, number: int) -> Iterator[Callable[[], None]]:
+    """At every size every peer once, each on a fresh guest, to be called in turn.
+
+    Who comes first changes from round to round.
+    """
+    yield partial(_measure_start, ground)
     for guest in ground.scale.guests:
         peers: list[Peer] = [Stillframe(), VirshExternal(ground.virsh, ground.service.state / "virsh")]
         if guest.memory_mib in ground.scale.internal:
             peers.append(VirshInternal(ground.virsh))
         first = number % len(peers)
         for peer in peers[first:] + peers[:first]:
-            print(f" {guest.memory_mib} MiB, {peer.key.replace('_', ' ')}", flush=True)
-            _measure(ground, peer, guest, f"bench-{number}-{guest.memory_mib}-{peer.key.replace('_', '-')}")
+            yield partial(_measure, ground, peer, guest, f"bench-{number}-{guest.memory_mib}-{peer.key}")
+
+
+def _measure_start(ground: Ground) -> None:
+    for _ in range(5):
+        ground.note("start.virsh", ground.virsh("uri") * 1000)
 
 
 def _measure(ground: Ground, peer: Peer, guest: Guest, name: str) -> None:
+    print(f" {guest.memory_mib} MiB, {peer.key.replace('_', ' ')}", flush=True)
     vm = ground.service.guest(name, memory_mib=guest.memory_mib, fill_mib=guest.fill_mib, dirty_pages=guest.dirty_pages)
     ground.accelerator = "KVM" if ground.virsh.output("dumpxml", vm.uuid).startswith("<domain type='kvm'") else "TCG"
     if vm.console is None:
@@ -92,8 +100,9 @@ class _Session:
     def snapshot_memory(self) -> str:
         """Returns the name of the last one; the others have been given up."""
         name = ""
-        internal = isinstance(self._peer, VirshInternal)
-        for number in range(min(self._ground.scale.snapshots, _INTERNAL_SNAPSHOTS if internal else 99)):
+        scale = self._ground.scale
+        counts = {Stillframe.key: scale.snapshots, VirshExternal.key: scale.peer_snapshots, VirshInternal.key: 1}
+        for number in range(counts[self._peer.key]):
             if name:
                 self._peer.forget(name)
                 time.sleep(_SETTLE_S)
