@@ -45,8 +45,9 @@ class Goal:
         found = self.found(measured)
         if found is None:
             return "not measured"
-        of = f"{figure(measured.median(self.first))} of {figure(measured.median(self.second))} {self.unit}"
-        return f"{self._said(found)} ({of})"
+        of = "over" if self.kind is Kind.ABOVE else "of"
+        medians = f"{figure(measured.median(self.first))} {of} {figure(measured.median(self.second))} {self.unit}"
+        return f"{self._said(found)} ({medians})"
 
     def word(self, measured: Measurements) -> str:
         found = self.found(measured)

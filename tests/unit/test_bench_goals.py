@@ -43,9 +43,9 @@ def measured(**values: float | list[float]) -> Measurements:
         (Kind.FACTOR, 1.5, (31.0, 20.0), "1.55x (31.0 of 20.0 ms)", "MISSED"),
         (Kind.RATE, 0.9, (90.0, 100.0), "0.90x (90.0 of 100 ms)", "holds"),
         (Kind.RATE, 0.9, (89.0, 100.0), "0.89x (89.0 of 100 ms)", "MISSED"),
-        (Kind.ABOVE, 10, (21.0, 11.0), "10.0 ms (21.0 of 11.0 ms)", "holds"),
-        (Kind.ABOVE, 10, (21.5, 11.0), "10.5 ms (21.5 of 11.0 ms)", "MISSED"),
-        (Kind.ABOVE, 10, (8.0, 11.0), "-3.0 ms (8.0 of 11.0 ms)", "holds"),
+        (Kind.ABOVE, 10, (21.0, 11.0), "10.0 ms (21.0 over 11.0 ms)", "holds"),
+        (Kind.ABOVE, 10, (21.5, 11.0), "10.5 ms (21.5 over 11.0 ms)", "MISSED"),
+        (Kind.ABOVE, 10, (8.0, 11.0), "-3.0 ms (8.0 over 11.0 ms)", "holds"),
     ],
 )
 def test_a_goal_and_what_was_found(
