@@ -116,6 +116,7 @@ def charts(measured: Measurements, scale: Scale) -> dict[str, Chart]:
         "bench-pause.svg": Chart(
             "Stall of the guest at a snapshot with memory", memory, milliseconds,
             (*_lines(measured, scale.sizes, "stall.memory.{x}.{key}", dict(_PEERS)),
+             *_lines(measured, scale.sizes, "stall.moment.{x}.{key}", {"stillframe": "Stillframe, until the answer"}),
              *_lines(measured, scale.sizes, "jitter.{x}", {"": "undisturbed"})),
             log_x=True, log_y=True,
         ),
