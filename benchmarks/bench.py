@@ -63,6 +63,7 @@ class Bench:
         self.failed: list[str] = []
         self._scale = scale
         self._parts = parts
+        self._last = ""
 
     def run(self) -> tuple[Ground, list[tuple[str, str]], reads.Found | None]:
         """The figures, the machine, and what the last part has to say for itself."""
@@ -86,7 +87,9 @@ class Bench:
         if name not in self._parts:
             return
         begun_s = time.monotonic()
-        print(name, flush=True)
+        if name != self._last:
+            print(name, flush=True)
+        self._last = name
         try:
             measure()
         except _FAILURES as error:

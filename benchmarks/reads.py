@@ -3,7 +3,7 @@
     python benchmarks/reads.py [--quick] [--write docs/benchmarks.md]
 
 ``--write`` puts the figures into a section of their own at the end of a document that bench.py has written. ``--quick`` plants
-20,000 instead of a million and asks less often: it says whether the benchmark works, not how fast the service is.
+10,000 instead of a million and asks less often: it says whether the benchmark works, not how fast the service is.
 """
 
 from __future__ import annotations
