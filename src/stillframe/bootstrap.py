@@ -80,6 +80,7 @@ class Service:
 
     use_cases: UseCases
     lender: Lender
+    warm_up: Callable[[], None]
     connection: Connection
     metadata: Metadata
     metrics: PrometheusMetrics
@@ -124,12 +125,13 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
     )
     metrics = PrometheusMetrics(version("stillframe"))
     listeners, close_traces = _traces(settings)
+    keeper = LibvirtKeeper(connection, fixer)
     lender = Lender()
     world = World(
         inventory=LibvirtInventory(connection),
         power=LibvirtPower(connection),
         fixer=fixer,
-        keeper=LibvirtKeeper(connection, fixer),
+        keeper=keeper,
         volumes=_volumes(settings),
         memory_store=LocalMemoryStore(settings.state),
         metadata=metadata,
@@ -150,7 +152,8 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
     )
     lender.belong_to(world)
     cluster = Cluster(metadata.cluster_uuid(), settings.cluster_name)
-    return Service(UseCases(world, cluster), lender, connection, metadata, metrics, close_traces)
+    warm_up = keeper.warm_up if settings.lazy_restore else lambda: None
+    return Service(UseCases(world, cluster), lender, warm_up, connection, metadata, metrics, close_traces)
 
 
 def _traces(settings: Settings) -> tuple[tuple[Instruments, ...], Callable[[], None]]:
@@ -284,6 +287,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         log_keeper = LogKeeper(service.use_cases.world, service.use_cases.refusals, settings.log_retention_days)
         service.use_cases.mender.start()
         service.lender.start()
+        service.warm_up()
         log_keeper.start()
         for stop in (signal.SIGTERM, signal.SIGINT):
             # uvicorn stops at them, and then raises them once more: the default would end us before we have cleaned up

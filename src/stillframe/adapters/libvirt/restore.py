@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from stillframe.adapters.libvirt import lazy_image, migration, rewrite, save_ima
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.domain_xml import parse_domain, read_origin, text_of
 from stillframe.adapters.libvirt.qmp import Qmp
-from stillframe.domain.errors import ErrorCase, Failed, Refused
+from stillframe.domain.errors import ErrorCase, Failed, Refused, StillframeError
 from stillframe.ports.hypervisor import SavedConfiguration
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class LibvirtRestorer:
         saved_xml = save_image.read_header_xml(memory_path)
         ram = save_image.find_ram(memory_path, lazy_image.memory_bytes(saved_xml))
         why_not = "its file has no RAM to map" if ram is None else lazy_image.why_not(saved_xml)
-        if not why_not and not lazy_image.may_open(self._libvirt_s_capabilities(configuration.vm_uuid), memory_path):
+        if not why_not and not lazy_image.may_open(self._libvirt_s_capabilities(), memory_path):
             why_not = "QEMU may not open its file"
         if why_not or ram is None:
             log.info("the memory of VM %s is going to be loaded as a whole: %s", configuration.vm_uuid, why_not)
@@ -49,14 +50,25 @@ class LibvirtRestorer:
         lazy_image.write_image(memory_path, image_path, ram)
         return True
 
-    def _libvirt_s_capabilities(self, vm_uuid: str) -> str:
+    def warm_up(self) -> None:
+        """What a first restore would ask is asked, in a thread of its own: libvirt looks at every QEMU of the host for it."""
+
+        def ask() -> None:
+            try:
+                self._libvirt_s_capabilities()
+            except StillframeError as error:
+                log.info("what libvirt can do is asked again by the first restore: %s", error)
+
+        threading.Thread(target=ask, name="warm-up", daemon=True).start()
+
+    def _libvirt_s_capabilities(self) -> str:
         """They are the same as long as the daemon is, and libvirt takes its time to tell them."""
 
         def act(conn: Any) -> tuple[object, str]:
             known = self._capabilities
             return known if known[0] is conn else (conn, str(conn.getCapabilities()))
 
-        self._capabilities = self._connection.call("read the capabilities", act, vm_uuid=vm_uuid)
+        self._capabilities = self._connection.call("read the capabilities", act)
         return self._capabilities[1]
 
     def restore(self, memory_path: str, configuration: SavedConfiguration, image_path: str | None = None) -> None:
