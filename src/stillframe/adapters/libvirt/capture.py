@@ -121,7 +121,7 @@ class LibvirtPointInTime:
     def _take_back(self, domain: Any, request: PointRequest, on_switch: OnSwitch) -> None:
         # first of all the guest runs again; all else can wait
         if request.vm_was_running and pause.is_paused(domain):
-            pause.release_paused(domain)
+            _let_run(domain, request.memory_path)
         if request.memory_path is not None:
             _cancel_capture(domain, request.memory_path)
         for switch in request.switches:
@@ -222,6 +222,18 @@ def _take_disk_back(domain: Any, switch: DiskSwitch, on_switch: OnSwitch, speed:
                 domain, switch.target, overlay, frozen, image_format, on_switch=on_switch, bytes_per_s=speed
             )
     remove_loose_nodes(domain, overlay)
+
+
+def _let_run(domain: Any, memory_path: str | None) -> None:
+    try:
+        pause.release_paused(domain)
+    except libvirt.libvirtError:
+        if memory_path is None:
+            raise
+        # a live capture that has come to its switch-over keeps the guest until it has gone on, or is cancelled
+        _cancel_capture(domain, memory_path)
+        if pause.is_paused(domain):
+            pause.release_paused(domain)
 
 
 def _cancel_capture(domain: Any, memory_path: str) -> None:
