@@ -275,6 +275,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
     try:
         # before anything listens: the service is never reachable without a key
         service.use_cases.ensure_secrets(lambda text: write_secret(settings.key_file, text))
+        service.use_cases.world.memory_store.drop_lazy_files()  # of restores that were cut off: those begin anew
         service.use_cases.recovery.run()
         service.use_cases.write_begun_lines()
         service.use_cases.measure()

@@ -7,7 +7,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stillframe.domain.errors import ErrorCase, StillframeError
@@ -19,10 +19,13 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 
 @dataclass(frozen=True)
 class MemoryBench:
-    """A store under test; ``screenshot_file`` says where it keeps a picture, so that a check can damage it."""
+    """A store under test; ``screenshot_file`` says where it keeps a picture, so that a check can damage it; ``make``: another store
+    on the same files.
+    """
 
     store: MemoryStore
     screenshot_file: Callable[[str], Path]
+    make: Callable[[], MemoryStore]
 
     def captured(self, *extents: tuple[int, bytes], length_bytes: int = 5 * MIB + 512) -> str:
         """A finished capture: a sparse file with these (offset, bytes)."""
@@ -30,6 +33,10 @@ class MemoryBench:
         path = self.store.ensure_capture_file(memory_uuid, MIB)
         write_extents(path, extents, length_bytes)
         return memory_uuid
+
+    def anew(self) -> MemoryBench:
+        """The same files for a store that has read none of them."""
+        return replace(self, store=self.make())
 
     def file(self, memory_uuid: str) -> Path:
         return Path(self.store.capture_path(memory_uuid))

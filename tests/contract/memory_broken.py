@@ -224,8 +224,8 @@ class ChecksToTheEnd(LocalMemoryStore):
 
 
 class DropsWhatItLends(LocalMemoryStore):
-    def lend(self, memory_uuid: str) -> None:
-        super().lend(memory_uuid)
+    def lend(self, memory_uuid: str, checksum: str) -> None:
+        super().lend(memory_uuid, checksum)
         Path(self.capture_path(memory_uuid)).unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from contract.memory_bench import MIB, MemoryBench, ends_with, new_uuid, some_extents
@@ -55,28 +56,75 @@ def check_slowly_finds_what_is_cut_off(bench: MemoryBench) -> None:
         _check_slowly(bench, memory_uuid, checksum)
 
 
+def check_slowly_without_having_read_it_before(bench: MemoryBench) -> None:
+    """As a service that was started anew does: it knows the checksum alone."""
+    for offset in (None, 2 * MIB, 3 * MIB + 77):
+        memory_uuid = bench.captured(*some_extents())
+        checksum, _ = bench.store.seal(memory_uuid)
+        anew = bench.anew()
+        assert _check_slowly(anew, memory_uuid, checksum, most=2) == (2, False)
+        if offset is None:
+            assert _check_slowly(anew, memory_uuid, checksum) == (4, True)
+            assert anew.store.is_unchanged(memory_uuid)
+            continue
+        bench.damage(memory_uuid, offset)
+        with ends_with(Failed, ErrorCase.MEMORY_DAMAGED, memory_uuid, "contents"):
+            _check_slowly(anew, memory_uuid, checksum)
+
+
+def check_what_was_found_damaged_is_not_taken_for_right(bench: MemoryBench) -> None:
+    memory_uuid = bench.captured(*some_extents())
+    checksum, _ = bench.store.seal(memory_uuid)
+    bench.damage(memory_uuid, 2 * MIB)
+    for check in (bench.store.verify, partial(bench.store.check_slowly, goes_on=lambda: True)):
+        with ends_with(Failed, ErrorCase.MEMORY_DAMAGED):
+            check(memory_uuid, checksum)
+        assert not bench.store.is_unchanged(memory_uuid)
+
+
+def check_slowly_takes_a_missing_file_for_no_damage(bench: MemoryBench) -> None:
+    memory_uuid = bench.captured(*some_extents())
+    checksum, _ = bench.store.seal(memory_uuid)
+    bench.file(memory_uuid).unlink()
+    with ends_with(Failed, ErrorCase.STORAGE_FAILED):
+        _check_slowly(bench, memory_uuid, checksum)
+
+
 def check_lent_files_stay_until_they_are_dropped(bench: MemoryBench) -> None:
-    assert bench.store.lent() == []
+    assert bench.store.lent() == {}
     kept, lent = sorted((bench.captured(*some_extents()), bench.captured(*some_extents())))
     checksum, _ = bench.store.seal(lent)
     for _ in range(2):
-        bench.store.lend(lent)
-        assert bench.store.lent() == [lent]
+        bench.store.lend(lent, checksum)
+        assert bench.store.lent() == {lent: checksum}
     bench.store.verify(lent, checksum)
     for _ in range(2):
         bench.store.ensure_dropped(lent)
-        assert bench.store.lent() == []
+        assert bench.store.lent() == {}
     assert {file.uuid for file in bench.store.list_owned()} == {kept}
+
+
+def check_what_was_lent_can_be_taken_back(bench: MemoryBench) -> None:
+    memory_uuid = bench.captured(*some_extents())
+    checksum, _ = bench.store.seal(memory_uuid)
+    bench.store.lend(memory_uuid, checksum)
+    for _ in range(2):
+        bench.store.take_back(memory_uuid)
+        assert bench.store.lent() == {}
+    assert bench.store.verify(memory_uuid, checksum) == str(bench.file(memory_uuid))
 
 
 def check_what_a_lazy_restore_needs_goes_alone_or_with_the_file(bench: MemoryBench) -> None:
     one, two = bench.captured(*some_extents()), bench.captured(*some_extents())
     for memory_uuid in (one, two):
         Path(bench.store.lazy_path(memory_uuid)).write_bytes(b"an image")
-    unfinished = [file.uuid for file in bench.store.list_owned() if file.unfinished]
-    assert unfinished == sorted((one, two)), "doctor has to see it"
+    assert not [file for file in bench.store.list_owned() if file.unfinished], "they are no memory"
     for _ in range(2):
         bench.store.drop_lazy_file(one)
+    assert Path(bench.store.lazy_path(two)).exists()
+    bench.store.drop_lazy_files()
+    assert not Path(bench.store.lazy_path(two)).exists()
+    Path(bench.store.lazy_path(two)).write_bytes(b"an image")
     bench.store.ensure_dropped(two)
     assert [(file.uuid, file.path, file.unfinished) for file in bench.store.list_owned()] == [
         (one, str(bench.file(one)), False)
@@ -85,7 +133,12 @@ def check_what_a_lazy_restore_needs_goes_alone_or_with_the_file(bench: MemoryBen
 
 
 def check_no_path_beside_is_made_of_anything_but_a_uuid(bench: MemoryBench) -> None:
-    for act in (bench.store.lazy_path, bench.store.drop_lazy_file, bench.store.lend):
+    for act in (
+        bench.store.lazy_path,
+        bench.store.drop_lazy_file,
+        bench.store.take_back,
+        partial(bench.store.lend, checksum=""),
+    ):
         with ends_with(Refused, ErrorCase.PARAMETER_MALFORMED):
             act(f"../{new_uuid()}")
 

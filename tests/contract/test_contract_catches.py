@@ -32,7 +32,9 @@ def test_broken_volumes_fail(broken: type[volumes_broken.Unbroken], name: str, t
     ("broken", "name"), memory_broken.BROKEN, ids=lambda value: value if isinstance(value, str) else value.__name__
 )
 def test_broken_memory_stores_fail(broken: type[LocalMemoryStore], name: str, tmp_path: Path) -> None:
-    bench = MemoryBench(broken(tmp_path), lambda uuid: tmp_path / "screenshots" / f"{uuid}.png")
+    bench = MemoryBench(
+        broken(tmp_path), lambda uuid: tmp_path / "screenshots" / f"{uuid}.png", lambda: broken(tmp_path)
+    )
     with pytest.raises(FAILURES):
         memory_contract.CHECKS[name](bench)
 

@@ -19,7 +19,10 @@ from stillframe.domain.errors import ErrorCase, Failed, Refused
 
 
 def bench_in(root: Path) -> MemoryBench:
-    return MemoryBench(LocalMemoryStore(root), lambda uuid: root / "screenshots" / f"{uuid}.png")
+    def screenshot_file(uuid: str) -> Path:
+        return root / "screenshots" / f"{uuid}.png"
+
+    return MemoryBench(LocalMemoryStore(root), screenshot_file, lambda: LocalMemoryStore(root))
 
 
 @pytest.fixture

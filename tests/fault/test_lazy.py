@@ -5,6 +5,7 @@ is said why not.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,12 +14,13 @@ import pytest
 
 from fault.test_damaged_memory import flip, memory_file
 from stillframe.adapters.libvirt.lazy_image import lives_on
-from support.lab import Lab, settle, virsh
+from support.lab import Lab, define, settle, virsh
 from support.ledger import check_census, rows
 from support.service import SNAPSHOT, Vm, eventually
 from support.struck import At
 
 pytestmark = pytest.mark.guest
+_LONGER_THAN_A_LOOK_S = 12.0
 ROUNDS = int(os.environ.get("STILLFRAME_ROUNDS", "6"))
 
 
@@ -107,6 +109,65 @@ def test_its_file_is_damaged(lab: Lab, lazy: Vm) -> None:
     lazy.start()
     lazy.await_ticks(5)
     flip(memory)  # whole again
+
+
+def test_its_lent_file_is_damaged(lab: Lab, lazy: Vm) -> None:
+    """The snapshot is gone, and with it the row that had the checksum: the guest is stopped all the same."""
+    memory = memory_file(lab)
+    lazy.delete("goal")
+    lab.service.kill()
+    flip(memory)
+    lab.service.start()
+    eventually(lambda: lazy.state() == "paused", "the guest is paused", timeout_s=60)
+    lazy.rollback("base")
+    eventually(lambda: files(lab) == set(), "the lent file goes", timeout_s=60)
+
+
+def test_what_a_restore_left_behind_goes_at_the_next_start(lab: Lab, lazy: Vm) -> None:
+    memory = memory_file(lab)
+    lazy.shutoff()
+    lab.service.kill()
+    memory.with_suffix(".lazy").write_bytes(b"of a restore that was cut off")
+    lab.service.start()
+    assert files(lab) == {memory.name}
+    assert lab.service.get("/v1/stillframe/doctor")["findings"] == []
+    lazy.rollback("goal", memory=True)
+    lazy.await_ticks(5)
+
+
+def test_a_saved_state_that_cannot_be_read(lab: Lab, lazy: Vm) -> None:
+    """Libvirt was cut off while it saved the guest. The VM is well, and nothing that was lent goes on a guess."""
+    memory = memory_file(lab)
+    lazy.delete("goal")
+    virsh(lab.daemon, "managedsave", lazy.uuid)
+    (saved,) = (lab.daemon.directory / "lib").rglob("*.save")
+    with saved.open("r+b") as file:
+        file.write(b"LibvirtQemudPart")
+    assert lazy.state() == "shutoff"
+    time.sleep(_LONGER_THAN_A_LOOK_S)
+    assert memory.exists()
+    lazy.rollback("base")  # throws the saved state away
+    eventually(lambda: files(lab) == set(), "the lent file goes", timeout_s=60)
+    lazy.start()
+
+
+def test_a_running_xml_that_somebody_defines(lab: Lab, lazy: Vm) -> None:
+    """What people do: dump, edit, define. The file stays as long as the definition needs it, and no snapshot has a word of it."""
+    memory = memory_file(lab)
+    good = virsh(lab.daemon, "dumpxml", "--inactive", "--security-info", lazy.uuid)
+    define(lab.daemon, lab.service.state, virsh(lab.daemon, "dumpxml", "--security-info", lazy.uuid))
+    lazy.create("defined")
+    lazy.delete("goal")
+    lazy.shutoff()
+    time.sleep(_LONGER_THAN_A_LOOK_S)
+    assert memory.exists()
+    lazy.rollback("defined")
+    assert lives_on(virsh(lab.daemon, "dumpxml", "--inactive", lazy.uuid)) == ""
+    assert lives_on(good) == ""
+    eventually(lambda: files(lab) == set(), "the lent file goes", timeout_s=60)
+    lazy.start()
+    lazy.await_ticks(5)
+    lazy.delete("defined")
 
 
 @contextmanager

@@ -118,6 +118,7 @@ class Vm:
     ``saved_disks`` are those of the saved definition, which the next start uses; the same while the VM is off.
     ``has_managed_save``: its next start would resume a state that libvirt saved, on the disks of that moment.
     ``lives_on``: the memory state whose file its guest has its memory in, running or saved by libvirt; "" for any other guest.
+    ``may_live_on_any``: that cannot be told, because the state that libvirt has saved cannot be read.
     ``unreadable``: why its configuration could not be read, "" when it could. Then which disks it has is not known, and
     it has no tenant where that could not be read either: only a list shows it, so that one such VM does not hide the others.
     """
@@ -135,6 +136,7 @@ class Vm:
     saved_disks: tuple[Disk, ...]
     unreadable: str = ""
     lives_on: str = ""
+    may_live_on_any: bool = False
 
     @property
     def known(self) -> KnownVm:

@@ -39,6 +39,7 @@ class DeletePlan:
     memory_uuid: str | None
     drops: tuple[DropPlan, ...]
     merges: tuple[MergePlan, ...]
+    memory_checksum: str = ""
 
 
 def plan_delete(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot) -> DeletePlan:
@@ -66,6 +67,7 @@ def plan_delete(world: World, cluster: Cluster, vm: Vm, snapshot: Snapshot) -> D
         memory_uuid=snapshot.memory.uuid if snapshot.memory else None,
         drops=tuple(DropPlan(act.layer) for act in acts if isinstance(act, Drop)),
         merges=tuple(_plan_merge(act) for act in acts if not isinstance(act, Drop)),
+        memory_checksum=snapshot.memory.checksum if snapshot.memory else "",
     )
 
 
@@ -116,7 +118,7 @@ def _unpublish(tx: Transaction, plan: DeletePlan, _scratch: Scratch) -> None:
 
 def _drop_artefacts(world: World, plan: DeletePlan, _scratch: Scratch) -> None:
     if plan.memory_uuid is not None:
-        drop_or_lend(world, plan.vm_uuid, plan.memory_uuid)
+        drop_or_lend(world, plan.vm_uuid, plan.memory_uuid, plan.memory_checksum)
     world.memory_store.drop_screenshot(plan.snapshot_uuid)
 
 

@@ -59,15 +59,15 @@ class Mender:
             left = tx.journal.left()
         for uuid in self._due_at.keys() - {row.uuid for row in left} - self._trying:
             del self._due_at[uuid], self._pause_s[uuid]
-        if time.monotonic() >= self._drop_at:
-            self._drop_at = time.monotonic() + _DROP_EVERY_S
-            drop_unneeded(self._world)
         for row in left:
             if row.uuid in self._trying or time.monotonic() < self._due_at.get(row.uuid, 0.0):
                 continue
             # one that takes hours must not keep another VM waiting
             self._trying.add(row.uuid)
             threading.Thread(target=self._try, args=(row,), name=f"mender-{row.uuid[:8]}", daemon=True).start()
+        if time.monotonic() >= self._drop_at:  # last: it asks libvirt about every VM
+            drop_unneeded(self._world)
+            self._drop_at = time.monotonic() + _DROP_EVERY_S
 
     def _try(self, row: OperationRow) -> None:
         try:

@@ -94,24 +94,30 @@ def find_orphans(world: Sight, cluster: Cluster) -> list[Finding]:
     """Every file of ours that nobody owns; those of layers so that whoever stands on another comes first."""
     before = read_all(world)
     found: list[Finding] = []
+    unseen = ""
     try:
         vms = world.inventory.list_vms()
-    except StillframeError:
+    except StillframeError as error:
+        unseen = f"whether a guest lives on it is not known: {describe(error)}"
         vms = []  # their directories are not known then, and nothing that is found in others may be deleted
     listed = list(_owned_files(world, _directories(cluster, before, vms), found))
     lent: Collection[str] = ()
     try:
-        stored, lent = world.memory_store.list_owned(), world.memory_store.lent()
+        stored, lent = world.memory_store.list_owned(), world.memory_store.lent().keys()
     except StillframeError as error:
         stored = []
         found.append(Finding(FindingKind.NOT_LOOKED_AT, desc=f"the memory store: {describe(error)}"))
     after = read_all(world, since=before.newest)
     ownerless = [file for file in listed if not any(_is_layer(file, known) for known in (before, after))]
     found += _orphan_layers(world, after, vms, ownerless)
-    lived_on = {vm.lives_on: vm for vm in vms if vm.lives_on}
+    unseen = unseen or next(
+        (f"{vm.described} cannot be looked at" for vm in vms if vm.unreadable or vm.may_live_on_any), ""
+    )
+    lived_on = {vm.lives_on: f"the memory of {vm.described} is in it" for vm in vms if vm.lives_on}
     for file in stored:
         if file.uuid not in lent and not any(_is_stored(file, known) for known in (before, after)):
-            found.append(_orphan_file(file, lived_on.get(file.uuid)))
+            doubt = lived_on.get(file.uuid, unseen) if file.kind is StoredKind.MEMORY else ""
+            found.append(_orphan_file(file, doubt))
     return found
 
 
@@ -142,14 +148,11 @@ def _is_stored(file: StoredFile, known: Known) -> bool:
     return known.named(file.uuid) or (not file.unfinished and file.uuid in owners)
 
 
-def _orphan_file(file: StoredFile, reader: Vm | None) -> Finding:
+def _orphan_file(file: StoredFile, doubt: str) -> Finding:
+    """``doubt``: why a guest may live on it."""
     kind = FindingKind.ORPHAN_MEMORY if file.kind is StoredKind.MEMORY else FindingKind.ORPHAN_SCREENSHOT
-    desc = "its writing was cut off" if file.unfinished else ""
-    if reader is not None:
-        desc = f"the memory of {reader.described} is in it"
-    return Finding(
-        kind, path=file.path, uuid=file.uuid, size_bytes=file.size_bytes, desc=desc, repairable=reader is None
-    )
+    desc = doubt or ("its writing was cut off" if file.unfinished else "")
+    return Finding(kind, path=file.path, uuid=file.uuid, size_bytes=file.size_bytes, desc=desc, repairable=not doubt)
 
 
 # --- layer files

@@ -63,7 +63,8 @@ class MemoryStore(Protocol):
         ``goes_on`` says no.
 
         Raises:
-            Failed: MEMORY_DAMAGED, as soon as that is known; STORAGE_FAILED when it cannot be read.
+            Failed: MEMORY_DAMAGED, as soon as that is known; STORAGE_FAILED when it cannot be read, or is missing: whoever
+                has it open still reads what it was.
         """
         ...
 
@@ -98,12 +99,20 @@ class MemoryStore(Protocol):
         """There is none. Repeatable."""
         ...
 
-    def lend(self, memory_uuid: str) -> None:
+    def drop_lazy_files(self) -> None:
+        """There is none of any memory state. At the start, when no restore is under way."""
+        ...
+
+    def lend(self, memory_uuid: str, checksum: str) -> None:
         """Nothing refers to the memory state any more; a guest lives on its file, which stays until ``ensure_dropped``."""
         ...
 
-    def lent(self) -> list[str]:
-        """The memory states that were lent and not dropped since."""
+    def lent(self) -> dict[str, str]:
+        """The memory states that were lent and not dropped since, with their checksums."""
+        ...
+
+    def take_back(self, memory_uuid: str) -> None:
+        """It is not lent, and nothing else of it changes. Repeatable."""
         ...
 
     def put_screenshot(self, snapshot_uuid: str, png: bytes) -> str:

@@ -148,6 +148,10 @@ class SnapshotRows(Protocol):
 
     def set_memory(self, snapshot_uuid: str, memory: MemoryState) -> None: ...
 
+    def has_memory(self, memory_uuid: str) -> bool:
+        """Some snapshot's memory is of this uuid."""
+        ...
+
     def set_head(self, vm_uuid: str, snapshot_uuid: str | None) -> None: ...
 
 

@@ -68,7 +68,10 @@ class LibvirtPointInTime:
     def fix_point(self, request: PointRequest) -> PointInTime:
         def act(conn: Any) -> PointInTime:
             domain = conn.lookupByUUIDString(request.vm_uuid)
-            definition_xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+            # somebody may have defined the running XML of a guest that lived on a file: a snapshot has nothing of that
+            definition_xml = lazy_image.without_words(
+                domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+            )
             if not domain.isActive():
                 return self._fix_shut_off(conn, request, definition_xml)
             runtime_xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)

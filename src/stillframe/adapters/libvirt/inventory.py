@@ -245,14 +245,17 @@ def _read_vm(domain: Any) -> Vm:
     tenant, tenant_name, namespace = domain_xml.read_assignment(xml)
     persistent = bool(domain.isPersistent())
     # read before it is looked for a saved state: a guest that is being saved meanwhile is found in one of the two
-    memory_uuid = lives_on(xml)
+    memory_uuid, is_unknown = lives_on(xml), False
     has_managed_save = persistent and bool(domain.hasManagedSaveImage(0))
+    state = _STATES[domain.state()[0]]
     if has_managed_save and not memory_uuid:
-        memory_uuid = lives_on(domain.managedSaveGetXMLDesc(0))
+        memory_uuid, is_unknown = _saved_on(domain)
+    elif state.has_process and " id=" not in xml.partition(">")[0]:
+        memory_uuid = lives_on(domain.XMLDesc(0))  # it was started from a saved state between the two looks
     return Vm(
         uuid=domain.UUIDString(),
         name=domain.name(),
-        state=_STATES[domain.state()[0]],
+        state=state,
         persistent=persistent,
         tenant=tenant,
         tenant_name=tenant_name,
@@ -262,7 +265,20 @@ def _read_vm(domain: Any) -> Vm:
         disks=domain_xml.read_disks(xml),
         saved_disks=domain_xml.read_disks(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)),
         lives_on=memory_uuid,
+        may_live_on_any=is_unknown,
     )
+
+
+def _saved_on(domain: Any) -> tuple[str, bool]:
+    """The memory state that a state which libvirt saved needs, and whether that cannot be told: libvirt does not read a
+    damaged one, and drops it at the next start.
+    """
+    try:
+        return lives_on(domain.managedSaveGetXMLDesc(0)), False
+    except (Failed, libvirt.libvirtError) as error:
+        if isinstance(error, libvirt.libvirtError) and error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+        return "", True
 
 
 def _read_assignment(domain: Any) -> tuple[str, str, str]:

@@ -131,7 +131,7 @@ def write_image(memory_path: str, image_path: str, ram: RamBlock) -> None:
     """All of a finished memory file but the pages of its RAM, as a new file of mode 0600.
 
     Raises:
-        Failed: SPACE_EXHAUSTED or STORAGE_FAILED; there may be a part of it then.
+        Failed: SPACE_EXHAUSTED or STORAGE_FAILED; nothing of it is left then, if that could be removed.
     """
     try:
         with suppress(FileNotFoundError):
@@ -150,6 +150,8 @@ def write_image(memory_path: str, image_path: str, ram: RamBlock) -> None:
         finally:
             os.close(source)
     except OSError as error:
+        with suppress(OSError):
+            Path(image_path).unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         case = ErrorCase.SPACE_EXHAUSTED if full else ErrorCase.STORAGE_FAILED
         raise Failed(case, f"{image_path}: {error.strerror}") from error

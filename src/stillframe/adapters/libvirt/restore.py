@@ -120,7 +120,9 @@ class LibvirtRestorer:
         def act(conn: Any) -> None:
             current = conn.lookupByUUIDString(configuration.vm_uuid)
             conn.defineXML(
-                rewrite.for_rollback(configuration.definition_xml, _inactive_xml(current), configuration.disk_paths)
+                lazy_image.without_words(
+                    rewrite.for_rollback(configuration.definition_xml, _inactive_xml(current), configuration.disk_paths)
+                )
             )
 
         self._connection.call("define the saved configuration", act, vm_uuid=configuration.vm_uuid)

@@ -181,8 +181,10 @@ def _clear_unnamed_pages(fd: int, block: RamBlock) -> None:
     for number, (held, wanted) in enumerate(zip(_present_pages(fd, block), named, strict=True)):
         if stale := held & ~wanted:
             for bit in range(8):
-                if stale >> bit & 1:
-                    _write_all(fd, zeroes, block.pages_offset + (number * 8 + bit) * block.page_bytes)
+                at = block.pages_offset + (number * 8 + bit) * block.page_bytes
+                # a page that reads as zeroes already may be a hole, where the file system does not tell
+                if stale >> bit & 1 and _read_all(fd, block.page_bytes, at) != zeroes:
+                    _write_all(fd, zeroes, at)
 
 
 def _present_pages(fd: int, block: RamBlock) -> bytes:

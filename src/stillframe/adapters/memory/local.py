@@ -14,8 +14,9 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -32,11 +33,20 @@ from stillframe.adapters.memory.files import (
     sync_directory,
     write_whole,
 )
-from stillframe.adapters.memory.sparse_checksum import PREFIX, Checksum, check_chunks, checksum_of, parse_checksum
+from stillframe.adapters.memory.sparse_checksum import (
+    PREFIX,
+    Checksum,
+    check_chunks,
+    checksum_from,
+    checksum_of,
+    digest_chunks,
+    parse_checksum,
+)
 from stillframe.adapters.memory.writeback import write_back_gently
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.memory_store import StoredFile, StoredKind
 
+T = TypeVar("T")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MEMORY_SUFFIX = ".mem"
 _LAZY_SUFFIX = ".lazy"
@@ -151,7 +161,7 @@ class LocalMemoryStore:
                     before = _identity(os.fstat(descriptor))
                     found, digests = checksum_of(descriptor)
                     if found != expected:
-                        raise _damaged(memory_uuid, _OF_OTHER_CONTENTS)
+                        raise self._found_damaged(memory_uuid, _OF_OTHER_CONTENTS)
                     self._hashed[memory_uuid] = before
                     self._digests.put(memory_uuid, digests)
             except FileNotFoundError:
@@ -162,25 +172,39 @@ class LocalMemoryStore:
         """Read the file bit by bit, as a guest that lives on it lets us: True when it is whole, False when ``goes_on`` says no.
 
         Raises:
-            Failed: MEMORY_DAMAGED, at the first chunk that differs where this process has hashed the file before;
-                STORAGE_FAILED.
+            Failed: MEMORY_DAMAGED, at the first chunk that differs where this process has hashed the file before, else at the
+                end; STORAGE_FAILED, also when it is missing: a guest that has it open still reads what it was.
         """
-        digests = self._digests.get(memory_uuid)
-        if digests is None:
-            self.verify(memory_uuid, checksum)
-            return True
         path = self.capture_path(memory_uuid)
+        expected = _parsed(memory_uuid, checksum)
         with storage_errors(path), opened(path) as descriptor:
-            asked_s = time.monotonic()
-            for is_right in check_chunks(descriptor, digests):
-                if not is_right:
-                    raise _damaged(memory_uuid, _OF_OTHER_CONTENTS)
-                # as long again, so that it is half a thread at most
-                time.sleep(min(_LONGEST_REST_S, time.monotonic() - asked_s))
-                if not goes_on():
+            before = _identity(os.fstat(descriptor))
+            if os.fstat(descriptor).st_size != expected.length_bytes:
+                raise self._found_damaged(memory_uuid, _of_other_length(before[2], expected.length_bytes))
+            digests = self._digests.get(memory_uuid)
+            if digests is not None:
+                for is_right in _unhurried(check_chunks(descriptor, digests), goes_on):
+                    if is_right is None:
+                        return False
+                    if not is_right:
+                        raise self._found_damaged(memory_uuid, _OF_OTHER_CONTENTS)
+                return True
+            found = bytearray()
+            for digest in _unhurried(digest_chunks(descriptor), goes_on):
+                if digest is None:
                     return False
-                asked_s = time.monotonic()
+                found += digest
+            if checksum_from(bytes(found), expected.length_bytes) != expected:
+                raise self._found_damaged(memory_uuid, _OF_OTHER_CONTENTS)
+            self._hashed[memory_uuid] = before
+            self._digests.put(memory_uuid, bytes(found))
         return True
+
+    def _found_damaged(self, memory_uuid: str, why: str) -> Failed:
+        """From now on nothing is taken for granted of it, whatever the file system says."""
+        self._hashed.pop(memory_uuid, None)
+        self._digests.drop(memory_uuid)
+        return _damaged(memory_uuid, why)
 
     def check_length(self, memory_uuid: str, checksum: str) -> None:
         """The file is there and as long as its checksum says; nothing is read.
@@ -213,21 +237,40 @@ class LocalMemoryStore:
     def drop_lazy_file(self, memory_uuid: str) -> None:
         ensure_removed(self.lazy_path(memory_uuid))
 
-    def lend(self, memory_uuid: str) -> None:
+    def drop_lazy_files(self) -> None:
+        """Of whatever restore: none is under way."""
+        for memory_uuid in self._named(_LAZY_SUFFIX):
+            self.drop_lazy_file(memory_uuid)
+
+    def lend(self, memory_uuid: str, checksum: str) -> None:
         """The file stays, durably noted as nobody's but a guest's. Repeatable."""
         path = self._beside(memory_uuid, _LENT_SUFFIX)
         with storage_errors(path):
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            if read_if_present(path) != checksum.encode():
+                ensure_removed(path)
+                write_whole(path, checksum.encode())
             sync_directory(self._memory)
 
-    def lent(self) -> list[str]:
-        """The memory uuids that were lent and not dropped since, ascending."""
+    def lent(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for memory_uuid in self._named(_LENT_SUFFIX):
+            path = self._beside(memory_uuid, _LENT_SUFFIX)
+            with storage_errors(path):
+                found[memory_uuid] = (read_if_present(path) or b"").decode("ascii", errors="replace")
+        return found
+
+    def take_back(self, memory_uuid: str) -> None:
+        """It was not to be lent: something refers to it. Repeatable."""
+        ensure_removed(self._beside(memory_uuid, _LENT_SUFFIX))
+
+    def _named(self, suffix: str) -> list[str]:
+        """The uuids of the files beside memory files, ascending."""
         with storage_errors(str(self._memory)):
             try:
                 names = [entry.name for entry in os.scandir(self._memory)]
             except FileNotFoundError:
                 return []
-        stems = (name.removesuffix(_LENT_SUFFIX) for name in names if name.endswith(_LENT_SUFFIX))
+        stems = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
         return sorted(stem for stem in stems if _UUID.fullmatch(stem))
 
     def _beside(self, memory_uuid: str, suffix: str) -> str:
@@ -236,7 +279,7 @@ class LocalMemoryStore:
     def list_owned(self) -> list[StoredFile]:
         """Every memory file, captures included, then every screenshot, each by uuid; empty when there is no store yet."""
         return [
-            *_listed(self._memory, StoredKind.MEMORY, (_MEMORY_SUFFIX, _LAZY_SUFFIX, _LENT_SUFFIX)),
+            *_listed(self._memory, StoredKind.MEMORY, (_MEMORY_SUFFIX,)),
             *_listed(self._screenshots, StoredKind.SCREENSHOT, (_SCREENSHOT_SUFFIX, _SCREENSHOT_SUFFIX + PART_SUFFIX)),
         ]
 
@@ -290,6 +333,18 @@ class LocalMemoryStore:
         Path(path).unlink()
 
 
+def _unhurried(steps: Iterator[T], goes_on: Callable[[], bool]) -> Iterator[T | None]:
+    """Each step, and a rest as long as it took: half of a thread at most. None, and the end, when it is not to go on."""
+    begun_s = time.monotonic()
+    for step in steps:
+        yield step
+        time.sleep(min(_LONGEST_REST_S, time.monotonic() - begun_s))
+        if not goes_on():
+            yield None
+            return
+        begun_s = time.monotonic()
+
+
 def _listed(directory: Path, kind: StoredKind, suffixes: tuple[str, ...]) -> list[StoredFile]:
     found: list[StoredFile] = []
     with storage_errors(str(directory)):
@@ -306,7 +361,7 @@ def _listed(directory: Path, kind: StoredKind, suffixes: tuple[str, ...]) -> lis
             except FileNotFoundError:
                 continue  # it went while the directory was read
             if stat.S_ISREG(status.st_mode):
-                unfinished = dot + rest in (_LAZY_SUFFIX, _LENT_SUFFIX) or rest.endswith(PART_SUFFIX)
+                unfinished = rest.endswith(PART_SUFFIX)
                 found.append(StoredFile(kind, uuid, str(path), status.st_blocks * _BLOCK_BYTES, unfinished))
     return sorted(found, key=lambda file: (file.uuid, file.unfinished))
 

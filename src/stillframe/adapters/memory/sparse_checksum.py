@@ -70,7 +70,22 @@ def checksum_of(descriptor: int, *, max_threads: int | None = None) -> tuple[Che
     parts = [numbers[at : at + share] for at in range(0, len(numbers), share or 1)]
     with ThreadPoolExecutor(threads) as pool:
         digests = b"".join(pool.map(lambda part: _hash_chunks(descriptor, part, length), parts))
-    return Checksum(blake3(_CONTEXT + struct.pack(">Q", length) + digests).digest(), length), digests
+    return checksum_from(digests, length), digests
+
+
+def checksum_from(digests: bytes, length: int) -> Checksum:
+    return Checksum(blake3(_CONTEXT + struct.pack(">Q", length) + digests).digest(), length)
+
+
+def digest_chunks(descriptor: int) -> Iterator[bytes]:
+    """What ``checksum_of`` makes of one chunk after the other; whoever asks decides when the next one is read.
+
+    Raises:
+        OSError: it could not be read.
+    """
+    length = os.fstat(descriptor).st_size
+    for number in _data_chunks(descriptor):
+        yield _hash_chunks(descriptor, [number], length)
 
 
 def check_chunks(descriptor: int, digests: bytes) -> Iterator[bool]:

@@ -151,6 +151,10 @@ class SqlSnapshots:
         self._connection.execute(sa.delete(memory_states).where(memory_states.c.snapshot_uuid == snapshot_uuid))
         self._insert_memory(snapshot_uuid, memory)
 
+    def has_memory(self, memory_uuid: str) -> bool:
+        query = sa.select(memory_states.c.uuid).where(memory_states.c.uuid == memory_uuid)
+        return self._connection.execute(query).first() is not None
+
     def set_head(self, vm_uuid: str, snapshot_uuid: str | None) -> None:
         ensure_vm(self._connection, vm_uuid)
         self._connection.execute(sa.delete(vm_heads).where(vm_heads.c.vm_uuid == vm_uuid))
