@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET, read_header_xml, settle_pages, write_header
+from stillframe.adapters.libvirt.save_image import (
+    SAVE_IMAGE_OFFSET,
+    find_ram,
+    read_header_xml,
+    settle_pages,
+    write_header,
+)
 from stillframe.adapters.libvirt.save_image_stream import RamBlock, read_blocks
 
 QEMU = "qemu-system-x86_64"
@@ -146,12 +152,14 @@ def test_a_background_snapshot_is_loaded_after_the_repair(tmp_path: Path) -> Non
     assert read_header_xml(str(path)) == "<domain/>"
 
 
-def test_an_ordinary_mapped_ram_file_is_left_as_qemu_wrote_it(tmp_path: Path) -> None:
+def test_of_an_ordinary_mapped_ram_file_the_bitmaps_stay_and_every_page_is_the_guest_s(tmp_path: Path) -> None:
     path = tmp_path / "memory"
     before = _capture(tmp_path, path, "mapped-ram")
-    written = path.read_bytes()
+    written = _bitmaps(path)
     settle_pages(str(path))
-    assert path.read_bytes() == written
+    assert _bitmaps(path) == written
+    ram = find_ram(str(path), MEMORY_BYTES)
+    assert ram is not None
     assert _load(tmp_path, path) == before
 
 
