@@ -23,7 +23,7 @@ from pathlib import Path, PurePath
 from lxml import etree
 from lxml.etree import _Element as Element
 
-from stillframe.adapters.libvirt.domain_xml import bytes_of, parse_domain
+from stillframe.adapters.libvirt.domain_xml import bytes_of, parse_domain, parse_xml
 from stillframe.adapters.libvirt.save_image import alias_of
 from stillframe.adapters.libvirt.save_image_stream import RamBlock
 from stillframe.domain.errors import ErrorCase, Failed
@@ -204,7 +204,7 @@ def may_open(capabilities_xml: str, path: str) -> bool:
 
     Where another security driver than DAC confines it, that is not to be told from here; no, then.
     """
-    root = etree.fromstring(capabilities_xml.encode(), etree.XMLParser(resolve_entities=False, no_network=True))
+    root = parse_xml(capabilities_xml)
     models = [model for model in root.iterfind("host/secmodel") if model.findtext("model") not in ("none", None)]
     if [model.findtext("model") for model in models] not in ([], ["dac"]):
         return False
