@@ -10,7 +10,10 @@ disk-only one: ``status: failed``, with the reason; the half-written file goes.
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from stillframe.domain.errors import ErrorCase, Failed, StillframeError
@@ -37,6 +40,35 @@ class SaveMemoryPlan:
 
 
 def _await_capture(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None:
+    with _flushing_meanwhile(world, plan):
+        _await_end(world, plan, scratch)
+
+
+@contextmanager
+def _flushing_meanwhile(world: World, plan: SaveMemoryPlan) -> Iterator[None]:
+    """What QEMU has written goes to the disk at once, gently: a large file would reach the amount at which the kernel writes
+    it out with all its might, in front of the guest's own writes.
+    """
+    ended = threading.Event()
+
+    def flush() -> None:
+        try:
+            while not ended.wait(_POLL_S):
+                world.memory_store.flush(plan.memory.uuid)
+        except StillframeError as error:
+            log.info(
+                "memory state %s is not flushed before its end: %s", plan.memory.uuid, error
+            )  # it is then, or fails
+
+    flusher = threading.Thread(target=flush, name=f"flush-{plan.memory.uuid[:8]}", daemon=True)
+    flusher.start()
+    try:
+        yield
+    finally:
+        ended.set()  # and not waited for: what it is at does no harm, and nobody who cancels waits for a disk
+
+
+def _await_end(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None:
     while True:
         scratch.work.check()
         now = world.keeper.probe_capture(plan.vm_uuid)
