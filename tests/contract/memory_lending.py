@@ -23,6 +23,14 @@ def _check_slowly(bench: MemoryBench, memory_uuid: str, checksum: str, most: int
     return asked, said
 
 
+def _sealed_and_damaged(bench: MemoryBench, offset: int) -> tuple[str, str]:
+    """(uuid, checksum) of a file in which a bit has flipped since."""
+    memory_uuid = bench.captured(*some_extents())
+    checksum, _ = bench.store.seal(memory_uuid)
+    bench.damage(memory_uuid, offset)
+    return memory_uuid, checksum
+
+
 def check_slowly_reads_all_of_a_whole_file(bench: MemoryBench) -> None:
     memory_uuid = bench.captured(*some_extents())
     checksum, _ = bench.store.seal(memory_uuid)
@@ -30,18 +38,14 @@ def check_slowly_reads_all_of_a_whole_file(bench: MemoryBench) -> None:
 
 
 def check_slowly_ends_when_it_is_told_to(bench: MemoryBench) -> None:
-    memory_uuid = bench.captured(*some_extents())
-    checksum, _ = bench.store.seal(memory_uuid)
-    bench.damage(memory_uuid, 4 * MIB)  # in the last of the chunks
+    memory_uuid, checksum = _sealed_and_damaged(bench, 4 * MIB)  # in the last of the chunks
     assert _check_slowly(bench, memory_uuid, checksum, most=2) == (2, False)
 
 
 def check_slowly_finds_one_flipped_bit(bench: MemoryBench) -> None:
     in_data, in_hole, at_the_end = 2 * MIB, 3 * MIB + 77, 5 * MIB + 511
     for offset in (0, in_data, in_hole, at_the_end):
-        memory_uuid = bench.captured(*some_extents())
-        checksum, _ = bench.store.seal(memory_uuid)
-        bench.damage(memory_uuid, offset)
+        memory_uuid, checksum = _sealed_and_damaged(bench, offset)
         with ends_with(Failed, ErrorCase.MEMORY_DAMAGED, memory_uuid, "contents"):
             _check_slowly(bench, memory_uuid, checksum)
 
@@ -73,12 +77,15 @@ def check_slowly_without_having_read_it_before(bench: MemoryBench) -> None:
 
 
 def check_what_was_found_damaged_is_not_taken_for_right(bench: MemoryBench) -> None:
-    memory_uuid = bench.captured(*some_extents())
+    """Also where the file system says that nobody has touched it."""
+    memory_uuid, other = bench.captured(*some_extents()), bench.captured(*some_extents())
     checksum, _ = bench.store.seal(memory_uuid)
-    bench.damage(memory_uuid, 2 * MIB)
+    another, _ = bench.store.seal(other)
     for check in (bench.store.verify, partial(bench.store.check_slowly, goes_on=lambda: True)):
-        with ends_with(Failed, ErrorCase.MEMORY_DAMAGED):
-            check(memory_uuid, checksum)
+        bench.store.verify(memory_uuid, checksum)
+        assert bench.store.is_unchanged(memory_uuid)
+        with ends_with(Failed, ErrorCase.MEMORY_DAMAGED, memory_uuid, "contents"):
+            check(memory_uuid, another)
         assert not bench.store.is_unchanged(memory_uuid)
 
 

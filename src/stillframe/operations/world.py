@@ -48,10 +48,10 @@ class Guard(Protocol):
 
 
 class Unguarded:
-    """Where nothing is restored lazily."""
+    """Where nothing is restored lazily: a restore that is would be a mistake of whoever put the world together."""
 
     def watch_over(self, vm_uuid: str, memory_uuid: str, checksum: str) -> None:
-        raise NotImplementedError("nobody watches over guests that live on a memory file")
+        raise RuntimeError(f"nobody watches over VM {vm_uuid}, which lives on memory {memory_uuid} ({checksum})")
 
 
 class Sight(Protocol):

@@ -182,6 +182,8 @@ class LocalMemoryStore:
             if os.fstat(descriptor).st_size != expected.length_bytes:
                 raise self._found_damaged(memory_uuid, _of_other_length(before[2], expected.length_bytes))
             digests = self._digests.get(memory_uuid)
+            if digests is not None and checksum_from(digests, expected.length_bytes) != expected:
+                raise self._found_damaged(memory_uuid, _OF_OTHER_CONTENTS)
             if digests is not None:
                 for is_right in _unhurried(check_chunks(descriptor, digests), goes_on):
                     if is_right is None:
