@@ -21,9 +21,11 @@ HOLD = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcn
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    (tmp_path / "driver.pid").touch()
-    (tmp_path / "vm.xml").write_text(CUT_OFF)
-    return tmp_path
+    directory = tmp_path / "run" / "qemu"
+    directory.mkdir(parents=True)
+    (directory / "driver.pid").touch()
+    (directory / "vm.xml").write_text(CUT_OFF)
+    return directory
 
 
 def test_a_start_that_was_cut_off_is_forgotten(run: Path) -> None:
@@ -47,9 +49,12 @@ def test_what_may_be_of_a_guest_stays(run: Path, text: str) -> None:
     assert (run / "vm.xml").read_text() == text
 
 
-@pytest.mark.parametrize(("guest", "ends"), [("vm", True), ("vm2", False)])
-def test_a_qemu_that_nobody_knows_goes_with_the_note(run: Path, guest: str, *, ends: bool) -> None:
-    command = [sys.executable, "-c", "input()", f"guest={guest},debug-threads=on"]
+@pytest.mark.parametrize(
+    ("guest", "root", "ends"), [("vm", "", True), ("vm2", "", False), ("vm", "-of-another", False)]
+)
+def test_a_qemu_that_nobody_knows_goes_with_the_note(run: Path, guest: str, root: str, *, ends: bool) -> None:
+    key = f"{run.parent.parent}{root}/lib/qemu/domain-18-vm/master-key.aes"
+    command = [sys.executable, "-c", "input()", f"guest={guest},debug-threads=on", f'{{"file":"{key}"}}']
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         (run / "vm.pid").write_text(str(process.pid))
         clear_cut_off_starts(run)

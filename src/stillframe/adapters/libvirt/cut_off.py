@@ -46,12 +46,16 @@ def clear_cut_off_starts(run_directory: Path) -> None:
 
 
 def _end_unknown(note: Path) -> None:
-    """The QEMU that is in no note, if there is one."""
+    """The QEMU that is in no note, if there is one. A number may be another's by now, and a guest of that name another driver's:
+    this driver's has files below its root on its command line.
+    """
+    root = os.fsencode(note.parent.parent.parent)
     pid_file = note.with_suffix(".pid")
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
         words = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
-        if any(word.startswith(f"guest={note.stem},".encode()) for word in words):
+        is_named = any(word.startswith(f"guest={note.stem},".encode()) for word in words)
+        if is_named and any(root + b"/" in word for word in words):
             os.kill(pid, signal.SIGKILL)
     except (OSError, ValueError):
         log.debug("no QEMU of %s is there", note.stem)
