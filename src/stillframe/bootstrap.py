@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -58,6 +59,7 @@ log = logging.getLogger(__name__)
 # a thread that asks for the interpreter gets it within this time; the default of 5 ms would lengthen guests' pauses
 _SWITCH_INTERVAL_S = 0.0005
 _LOCK_WAIT_S = 0.5
+_WARM_UP_WAIT_S = 10.0  # what one call to libvirt may take where it is loaded; it is not waited for where it hangs
 
 
 class StateInUseError(Exception):
@@ -80,7 +82,7 @@ class Service:
 
     use_cases: UseCases
     lender: Lender
-    warm_up: Callable[[], None]
+    warm_up: Callable[[], threading.Thread | None]
     connection: Connection
     metadata: Metadata
     metrics: PrometheusMetrics
@@ -288,11 +290,12 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
         log_keeper = LogKeeper(service.use_cases.world, service.use_cases.refusals, settings.log_retention_days)
         service.use_cases.mender.start()
         service.lender.start()
-        service.warm_up()
+        warming_up = service.warm_up()
         log_keeper.start()
         for stop in (signal.SIGTERM, signal.SIGINT):
-            # uvicorn stops at them, and then raises them once more: the default would end us before we have cleaned up
-            signal.signal(stop, lambda _number, _frame: None)
+            # Uvicorn stops at them, and then raises them once more: the default would end us before we have cleaned up.
+            # One that comes before uvicorn hears them must not be lost.
+            signal.signal(stop, lambda _number, _frame: server.end())
         # what was built lives as long as the service: left out, a collection of cycles is short, also for a guest's pause
         gc.collect()
         gc.freeze()
@@ -302,6 +305,8 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
             # uvicorn's way of saying that it could not listen; its own line is in the log
             print(f"cannot listen on {settings.listen}\n无法监听 {settings.listen}", file=sys.stderr)  # noqa: T201
         finally:
+            if warming_up is not None:
+                warming_up.join(_WARM_UP_WAIT_S)
             service.lender.stop()
             service.use_cases.mender.stop()
             log_keeper.stop()
@@ -343,6 +348,10 @@ class _AnnouncingServer(uvicorn.Server):
     is_working: Callable[[], bool]
     end_streams: Callable[[], None]
     service_file: Path
+
+    def end(self) -> None:
+        """As soon as it has started, if it has not."""
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -41,6 +44,26 @@ def settle(vm: Vm, name: str) -> bool:
     if "status" in vm.get(name)["attr"]:
         vm.await_settled(name)
     return True
+
+
+# told to end between its own hearing of signals and the HTTP server's
+TOLD_EARLY = """import gc, os, signal, sys
+gc.freeze = lambda: os.kill(os.getpid(), signal.SIGTERM)
+from stillframe.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_service_that_is_told_to_end_before_it_listens_ends(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    words = ["serve", "--listen", "127.0.0.1:0", "--state", str(state), "--connect", "test:///default"]
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_EARLY, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (state / "service.json").exists()
+    assert (state / "stillframe.db").exists()
 
 
 def test_guests_outlive_the_service_and_are_found_again(take: Take) -> None:

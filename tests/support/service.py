@@ -148,7 +148,9 @@ class Service:
             self.alive.remove(self)
         self.http.close()
         self.stop()
-        for pid_file in (self.state / "libvirt" / "run" / "qemu").glob("*.pid"):
+        libvirt = self.state / "libvirt"
+        # guests, and what a killed libvirt was asking what it can do
+        for pid_file in (*(libvirt / "run" / "qemu").glob("*.pid"), *(libvirt / "lib" / "qemu").glob("qmp-*/qmp.pid")):
             with contextlib.suppress(OSError, ValueError):
                 end_process(int(pid_file.read_text()))
         told = secrets_in_logs(self.state)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.adapters.libvirt.cut_off import clear_cut_off_starts
+from stillframe.adapters.libvirt.cut_off import clear_what_was_cut_off
 
 # as libvirt 11.3 leaves it when it is killed between its note and the QEMU
 CUT_OFF = (
     "<!-- WARNING -->\n<domstatus state='paused' reason='starting up' pid='0'>"
     "<job type='none' async='start' flags='0x2' asyncStarted='1796025456175'/><domain type='qemu' id='18'/></domstatus>"
 )
+# it says that it is there: before, its command line may not be
+UP = (sys.executable, "-c", "print('up', flush=True); input()")
 HOLD = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); input()"
 
 
@@ -29,7 +31,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_start_that_was_cut_off_is_forgotten(run: Path) -> None:
-    clear_cut_off_starts(run)
+    clear_what_was_cut_off(run.parent.parent)
     assert [path.name for path in run.iterdir()] == ["driver.pid"]
 
 
@@ -45,7 +47,7 @@ def test_a_start_that_was_cut_off_is_forgotten(run: Path) -> None:
 )
 def test_what_may_be_of_a_guest_stays(run: Path, text: str) -> None:
     (run / "vm.xml").write_text(text)
-    clear_cut_off_starts(run)
+    clear_what_was_cut_off(run.parent.parent)
     assert (run / "vm.xml").read_text() == text
 
 
@@ -54,10 +56,12 @@ def test_what_may_be_of_a_guest_stays(run: Path, text: str) -> None:
 )
 def test_a_qemu_that_nobody_knows_goes_with_the_note(run: Path, guest: str, root: str, *, ends: bool) -> None:
     key = f"{run.parent.parent}{root}/lib/qemu/domain-18-vm/master-key.aes"
-    command = [sys.executable, "-c", "input()", f"guest={guest},debug-threads=on", f'{{"file":"{key}"}}']
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    command = [*UP, f"guest={guest},debug-threads=on", f'{{"file":"{key}"}}']
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
         (run / "vm.pid").write_text(str(process.pid))
-        clear_cut_off_starts(run)
+        clear_what_was_cut_off(run.parent.parent)
         if ends:
             assert process.wait(10) == -signal.SIGKILL
         assert process.poll() is None or ends
@@ -68,8 +72,25 @@ def test_a_qemu_that_nobody_knows_goes_with_the_note(run: Path, guest: str, root
 @pytest.mark.parametrize("text", ["999999999", "", "x"])
 def test_a_pid_file_without_a_process_goes(run: Path, text: str) -> None:
     (run / "vm.pid").write_text(text)
-    clear_cut_off_starts(run)
+    clear_what_was_cut_off(run.parent.parent)
     assert [path.name for path in run.iterdir()] == ["driver.pid"]
+
+
+@pytest.mark.parametrize(("place", "ends"), [("", True), ("-of-another", False)])
+def test_a_qemu_that_was_only_asked_what_it_can_do_goes(run: Path, place: str, *, ends: bool) -> None:
+    probe = run.parent.parent / "lib" / "qemu" / "qmp-AB12CD"
+    probe.mkdir(parents=True)
+    command = [*UP, "-qmp", f"unix:{probe}{place}/qmp.monitor,server=on"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        (probe / "qmp.pid").write_text(str(process.pid))
+        clear_what_was_cut_off(run.parent.parent)
+        if ends:
+            assert process.wait(10) == -signal.SIGKILL
+        assert process.poll() is None or ends
+        process.communicate(b"\n" if not ends else b"")
+    assert not probe.exists()
 
 
 def test_another_s_driver_is_left_alone(run: Path) -> None:
@@ -77,12 +98,12 @@ def test_another_s_driver_is_left_alone(run: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        clear_cut_off_starts(run)
+        clear_what_was_cut_off(run.parent.parent)
         assert (run / "vm.xml").exists()
         other.communicate("\n")
-    clear_cut_off_starts(run)
+    clear_what_was_cut_off(run.parent.parent)
     assert not (run / "vm.xml").exists()
 
 
 def test_a_driver_that_never_ran_has_nothing(tmp_path: Path) -> None:
-    clear_cut_off_starts(tmp_path / "run")
+    clear_what_was_cut_off(tmp_path)

@@ -25,7 +25,7 @@ import libvirt
 from blake3 import blake3
 
 from stillframe.adapters.libvirt.calls import Calls, NoAnswerError, Pulse
-from stillframe.adapters.libvirt.cut_off import clear_cut_off_starts
+from stillframe.adapters.libvirt.cut_off import clear_what_was_cut_off
 from stillframe.adapters.libvirt.errors import typed_error
 from stillframe.adapters.libvirt.owed import owed_s
 from stillframe.adapters.libvirt.qmp import QmpError
@@ -154,7 +154,7 @@ class Connection:
         """
         if self.is_embedded:
             self._prepare_embedded(Path(self.uri.removeprefix(_EMBED_PREFIX)))
-            clear_cut_off_starts(Path(self.uri.removeprefix(_EMBED_PREFIX)) / "run" / "qemu")
+            clear_what_was_cut_off(Path(self.uri.removeprefix(_EMBED_PREFIX)))
         _ensure_event_loop()
         self.call("connect", lambda conn: conn.getURI())
         if self.is_embedded:

@@ -1,10 +1,13 @@
-"""Starts of guests that the embedded driver was cut off in, before there was a QEMU.
+"""What the embedded driver was cut off in: starts of guests before there was a QEMU, and looks at what a QEMU can do.
 
 libvirt 11.3 writes down that it is about to start a guest (process 0, an asynchronous job "start") before it does so. Killed
 then, it takes that note up at its next start, finds no QEMU, and keeps the job for ever: every look at the guest ends in
 "cannot acquire state change lock". A note without a process says nothing that anybody needs, so it goes beforehand, and with it
 a QEMU that had come into being by then: it waits to be told of its guest and has not run it. With the embedded driver that is ours
 to do; a libvirt daemon's notes are its own.
+
+To learn what a QEMU can do, libvirt starts one that has no guest, asks it, and ends it. Killed meanwhile, libvirt does not
+remember that one, and it would stand there for ever.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -23,8 +27,9 @@ _PROC = Path("/proc")
 log = logging.getLogger(__name__)
 
 
-def clear_cut_off_starts(run_directory: Path) -> None:
-    """Before the driver of this directory is opened; nothing is touched while another process has it open."""
+def clear_what_was_cut_off(root: Path) -> None:
+    """Before the driver of this root is opened; nothing is touched while another process has it open."""
+    run_directory = root / "run" / "qemu"
     try:
         lock = os.open(run_directory / "driver.pid", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -39,26 +44,33 @@ def clear_cut_off_starts(run_directory: Path) -> None:
         for note in run_directory.glob("*.xml"):
             if _is_cut_off(note):
                 log.warning("libvirt was cut off while it began to start %s: its note of that goes", note.stem)
-                _end_unknown(note)
+                _end(note.with_suffix(".pid"), root, guest=note.stem)
                 note.unlink()
+        _end_probes(root)
     finally:
         os.close(lock)  # and the lock with it
 
 
-def _end_unknown(note: Path) -> None:
-    """The QEMU that is in no note, if there is one. A number may be another's by now, and a guest of that name another driver's:
-    this driver's has files below its root on its command line.
+def _end_probes(root: Path) -> None:
+    """End each QEMU that was only asked what it can do."""
+    for directory in (root / "lib" / "qemu").glob("qmp-*"):
+        log.warning("libvirt was cut off while it asked a QEMU what it can do: that QEMU goes, with %s", directory)
+        _end(directory / "qmp.pid", directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _end(pid_file: Path, place: Path, guest: str = "") -> None:
+    """SIGKILL the QEMU of this file, if there is one. A number may be another process's by now, and a guest of that name another
+    driver's: this driver's has files at ``place`` on its command line.
     """
-    root = os.fsencode(note.parent.parent.parent)
-    pid_file = note.with_suffix(".pid")
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
         words = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
-        is_named = any(word.startswith(f"guest={note.stem},".encode()) for word in words)
-        if is_named and any(root + b"/" in word for word in words):
+        is_named = not guest or any(word.startswith(f"guest={guest},".encode()) for word in words)
+        if is_named and any(os.fsencode(place) + b"/" in word for word in words):
             os.kill(pid, signal.SIGKILL)
     except (OSError, ValueError):
-        log.debug("no QEMU of %s is there", note.stem)
+        log.debug("no QEMU of %s is there", pid_file)
     pid_file.unlink(missing_ok=True)
 
 

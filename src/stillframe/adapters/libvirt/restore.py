@@ -50,8 +50,11 @@ class LibvirtRestorer:
         lazy_image.write_image(memory_path, image_path, ram)
         return True
 
-    def warm_up(self) -> None:
-        """What a first restore would ask is asked, in a thread of its own: libvirt looks at every QEMU of the host for it."""
+    def warm_up(self) -> threading.Thread:
+        """What a first restore would ask is asked, in a thread of its own: libvirt looks at every QEMU of the host for it.
+
+        Who ends the process waits for it: an embedded libvirt that is cut off leaves the QEMU that it looks at.
+        """
 
         def ask() -> None:
             try:
@@ -59,7 +62,9 @@ class LibvirtRestorer:
             except StillframeError as error:
                 log.info("what libvirt can do is asked again by the first restore: %s", error)
 
-        threading.Thread(target=ask, name="warm-up", daemon=True).start()
+        thread = threading.Thread(target=ask, name="warm-up", daemon=True)
+        thread.start()
+        return thread
 
     def _libvirt_s_capabilities(self) -> str:
         """They are the same as long as the daemon is, and libvirt takes its time to tell them."""
