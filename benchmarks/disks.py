@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,7 @@ def _machine(ground: Ground, name: str, mib: int) -> Iterator[Vm]:
         for snapshot in reversed(names):
             vm.delete(snapshot)
         ground.virsh("undefine", vm.uuid)
-        for file in (ground.service.state / "lot" / name).glob("*.qcow2"):
-            file.unlink()
+        shutil.rmtree(ground.service.state / "lot" / name)
 
 
 def measure_changes(ground: Ground) -> None:
@@ -59,12 +60,36 @@ def measure_changes(ground: Ground) -> None:
 
 
 def measure_merge(ground: Ground) -> None:
-    """A layer is merged into the one below while its guest writes; and one like it by qemu-img, that nobody has open."""
+    """A layer is merged into the one below while its guest writes, by us and by virsh; and by qemu-img, with nobody on it."""
+    _measure_live(ground, "stillframe", lambda vm, name: vm.create(name), lambda vm: vm.delete("below"))
+    _measure_live(ground, "virsh", partial(_snapshot_by_virsh, ground), partial(_commit_by_virsh, ground))
+    _measure_commit(ground, ground.scale.layer_mib)
+
+
+def _snapshot_by_virsh(ground: Ground, vm: Vm, name: str) -> None:
+    file = Path(vm.disk_path()).with_name(f"{name}.qcow2")
+    words = ("--disk-only", "--no-metadata", "--diskspec", f"vda,file={file}")
+    ground.virsh("snapshot-create-as", vm.uuid, name, *words)
+
+
+def _commit_by_virsh(ground: Ground, vm: Vm) -> None:
+    lot = Path(vm.disk_path()).parent
+    base, top = lot / "disk.qcow2", lot / "below.qcow2"
+    ground.virsh("blockcommit", vm.uuid, "vda", "--base", str(base), "--top", str(top), "--wait")
+    descriptor = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
+    os.fsync(descriptor)  # a merge of the service's is durable, too
+    os.close(descriptor)
+    top.unlink()
+
+
+def _measure_live(
+    ground: Ground, who: str, snapshot: Callable[[Vm, str], object], merge: Callable[[Vm], object]
+) -> None:
     mib = ground.scale.layer_mib
-    with _machine(ground, "bench-merge", mib + 2 * _DATA_AT_MIB) as vm:
-        vm.create("below")
+    with _machine(ground, f"bench-merge-{who}", mib + 2 * _DATA_AT_MIB) as vm:
+        snapshot(vm, "below")
         fill(vm.disk_path(), mib, _DATA_AT_MIB)
-        vm.create("above")
+        snapshot(vm, "above")
         os.sync()
         vm.start()
         vm.await_ticks(200)
@@ -72,18 +97,17 @@ def measure_merge(ground: Ground) -> None:
             raise RuntimeError("the guest has no console")
         with ConsoleTail(vm.console) as tail:
             time.sleep(_WARM_UP_S)
-            watched = _Watched(ground, vm, tail)
+            watched = _Watched(ground, vm, tail, who)
             watched.begin()
             time.sleep(ground.scale.quiet_s)
             watched.end("before")
             watched.begin()
             begun_s = time.monotonic()
-            vm.delete("below")
-            ground.note("merge.live", mib / (time.monotonic() - begun_s), "MiB/s")
+            merge(vm)
+            ground.note(f"merge.{who}", mib / (time.monotonic() - begun_s), "MiB/s")
             watched.end("during")
             if tail.torn:
                 raise RuntimeError(f"the guest does not find what it has written: {tail.torn[0]}")
-    _measure_commit(ground, mib)
 
 
 def _measure_commit(ground: Ground, mib: int) -> None:
@@ -110,8 +134,9 @@ def _measure_commit(ground: Ground, mib: int) -> None:
 class _Watched:
     """The guest's writes and flushes as its disk's device sees them, and its ticks."""
 
-    def __init__(self, ground: Ground, vm: Vm, tail: ConsoleTail) -> None:
+    def __init__(self, ground: Ground, vm: Vm, tail: ConsoleTail, who: str) -> None:
         self._ground = ground
+        self._who = who
         self._vm = vm
         self._tail = tail
         self._begun_s = 0.0
@@ -129,8 +154,8 @@ class _Watched:
         stats = self._stats()["stats"]
         for key, name in (("write", "wr_latency_histogram"), ("flush", "flush_latency_histogram")):
             histogram = stats[name]
-            self._ground.note(f"{key}.{when}", histogram_p99_ms(histogram["boundaries"], histogram["bins"]))
-        self._ground.note(f"tick.{when}", percentile(gaps, 0.99))
+            self._ground.note(f"{key}.{when}.{self._who}", histogram_p99_ms(histogram["boundaries"], histogram["bins"]))
+        self._ground.note(f"tick.{when}.{self._who}", percentile(gaps, 0.99))
 
     def _stats(self) -> dict[str, Any]:
         (one,) = (stats for stats in self._ground.virsh.monitor(self._vm.uuid, "query-blockstats") if stats.get("qdev"))

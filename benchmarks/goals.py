@@ -118,9 +118,9 @@ def _disks(scale: Scale) -> list[Goal]:
     return [
         Goal("change", f"Rollback without memory, {much} changed: of {little} changed", Kind.FACTOR, 1.1, "change.much", "change.little"),
         Goal("footprint", "Memory state on disk, of the guest's pages that are not zero", Kind.FACTOR, 1.02, "footprint.disk", "footprint.pages", "MiB"),
-        Goal("merge.rate", f"{merge}: rate, of qemu-img commit", Kind.RATE, 0.9, "merge.live", "merge.commit", "MiB/s"),
-        Goal("merge.write", f"{merge}: guest's writes, p99, of before", Kind.FACTOR, 2, "write.during", "write.before"),
-        Goal("merge.flush", f"{merge}: guest's flushes, p99, of before", Kind.FACTOR, 2, "flush.during", "flush.before"),
+        Goal("merge.rate", f"{merge}: rate, of qemu-img commit", Kind.RATE, 0.9, "merge.stillframe", "merge.commit", "MiB/s"),
+        Goal("merge.write", f"{merge}: guest's writes, p99, of before", Kind.FACTOR, 2, "write.during.stillframe", "write.before.stillframe"),
+        Goal("merge.flush", f"{merge}: guest's flushes, p99, of before", Kind.FACTOR, 2, "flush.during.stillframe", "flush.before.stillframe"),
     ]  # fmt: skip
 
 

@@ -33,6 +33,12 @@ _TREES = (
     ("tree.folded", "Tree of 1,000 snapshots drawn: tree.svg, folded", "ms"),
     ("tree.overview", "Tree of 1,000 snapshots, what the console draws it from", "ms"),
 )
+_FELT = tuple(
+    (f"{key}.{when}.{who}", f"Guest's {words}, p99: {when} {act}", "ms")
+    for key, words in (("write", "writes"), ("flush", "flushes"), ("tick", "ticks"))
+    for who, act in (("stillframe", "the delete"), ("virsh", "virsh blockcommit"))
+    for when in ("before", "during")
+)
 _OTHERS = (
     ("start.virsh", "virsh doing nothing (its start and connection, part of its figures)", "ms"),
     ("stall.disks.stillframe", "Stall, disk snapshot: Stillframe", "ms"),
@@ -43,14 +49,10 @@ _OTHERS = (
     ("change.much", "Rollback without memory, much changed: Stillframe", "ms"),
     ("footprint.pages", "Guest's pages that are not zero", "MiB"),
     ("footprint.disk", "Memory state of the same guest on disk: Stillframe", "MiB"),
-    ("merge.live", "Live delete of a layer: Stillframe", "MiB/s"),
+    ("merge.stillframe", "Live delete of a layer: Stillframe", "MiB/s"),
+    ("merge.virsh", "The same of a guest like it: virsh blockcommit", "MiB/s"),
     ("merge.commit", "The same layer, nobody has it open: qemu-img commit", "MiB/s"),
-    ("write.before", "Guest's writes, p99: before the delete", "ms"),
-    ("write.during", "Guest's writes, p99: during the delete", "ms"),
-    ("flush.before", "Guest's flushes, p99: before the delete", "ms"),
-    ("flush.during", "Guest's flushes, p99: during the delete", "ms"),
-    ("tick.before", "Guest's ticks, p99: before the delete", "ms"),
-    ("tick.during", "Guest's ticks, p99: during the delete", "ms"),
+    *_FELT,
     *_TREES,
 )
 _DRAWN_MS = 100

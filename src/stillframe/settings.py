@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     merge_gives_way: bool = Field(
         True,
         description="A merge in a running virtual machine slows down while the guest's own writes take more than twice as "
-        "long as without it, and speeds up again; beside a guest that does not write it goes as fast as "
+        "long as without it, and more than a millisecond, and speeds up again; beside a guest that does not write it goes as fast as "
         "STILLFRAME_MERGE_BYTES_PER_S lets it. Without this, a merge that is under way when the service is started again "
         "keeps the speed that it began with.",
     )

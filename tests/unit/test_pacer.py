@@ -19,7 +19,7 @@ class Domain:
     """Between two looks the guest has made so many writes, each of so long."""
 
     writes: int = 0
-    write_us: int = 100
+    write_us: int = 1000
     counted: dict[str, int] = field(
         default_factory=lambda: {"wr_operations": 0, "wr_total_times": 0, "rd_operations": 7}
     )
@@ -62,10 +62,10 @@ def test_it_goes_slower_when_the_guest_suffers_and_faster_when_it_does_not(sourc
     job = Job(Pacer(domain, "vda", source, GIVES_WAY))
     begun = job.pacer.bytes_per_s
     assert 0 < begun < 1024 * MIB
-    domain.write_us = 900
+    domain.write_us = 9000
     slower = job.look_until_it_changes()
     assert slower < begun
-    domain.write_us = 110
+    domain.write_us = 1100
     assert job.look_until_it_changes() > slower
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import libvirt
 
 from stillframe.adapters.libvirt.block_nodes import await_settled, real_chain, remove_loose_nodes, resume_from_full_disk
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
-from stillframe.adapters.libvirt.pacer import Pacer, Speed
+from stillframe.adapters.libvirt.pacer import Pacer, Speed, looks
 from stillframe.adapters.libvirt.pull import end_job, pull_job
 from stillframe.adapters.libvirt.qmp import Qmp
 from stillframe.adapters.libvirt.throttle import Throttle
 from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.ports.hypervisor import MergeProgress, OnMerge, OnSwitch
 
-_POLL_S = 0.02
 _FULL_BYTES = 2 << 20  # QEMU's largest write of a job is 1 MiB; less than its clusters and tables may fit
 
 
@@ -125,7 +123,7 @@ def _wait(domain: Any, target: str, on_progress: OnMerge, pacer: Pacer) -> None:
         _set_speed(domain, target, pacer.bytes_per_s)
 
     throttle = Throttle(pacer.holds_back, let_go)
-    while True:
+    for _ in looks():
         job = domain.blockJobInfo(target, 0)
         if not job:
             return
@@ -135,7 +133,6 @@ def _wait(domain: Any, target: str, on_progress: OnMerge, pacer: Pacer) -> None:
         pacer.saw(done, lambda bytes_per_s: _set_speed(domain, target, bytes_per_s))
         if total > 0 and done >= total and _is_ready(domain, target):
             return
-        time.sleep(_POLL_S)
 
 
 def _set_speed(domain: Any, target: str, bytes_per_s: int) -> None:

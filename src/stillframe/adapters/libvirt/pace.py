@@ -1,7 +1,8 @@
 """How fast a merge may copy while a guest writes to the same storage: a pure decision, from what the guest itself feels.
 
 The guest's own writes are watched. As long as they take about as long as before the merge it goes faster, step by step;
-when they take twice as long it goes slower at once. A guest that does not write lets it go as fast as it can. What is usual
+when they take twice as long it goes slower at once; unless that is still less than any guest would notice, because beside the fastest
+storage everything is many times slower than nothing. A guest that does not write lets it go as fast as it can. What is usual
 is learned while the merge all but stands still: before it begins, when a guest begins to write in its middle, and when even
 the lowest speed is not low enough, because then the guest may do something else than before.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 _MIB = 1 << 20
-_TOO_SLOW = 2.0  # times what a write took before
+_TOO_SLOW = 2.0  # times what a write took before, or would take on a storage as fast as
+_UNNOTICED_NS = 500_000
 _FREE, _FASTER = 1.5, 1.25
 _UNFELT, _MUCH_FASTER = 1.25, 2
 _SLOWER = 0.5
@@ -67,12 +69,17 @@ class Activity:
         )
 
     def times_slower(self, usual: Activity) -> float | None:
-        """How many times as long as usual the kind took that suffers more; None where nothing can be compared."""
+        """How many times as long as usual, or as what nobody would notice, the kind took that suffers more; None where nothing
+        can be compared.
+        """
         kinds = (
             (self.writes, self.write_ns, usual.writes, usual.write_ns),
             (self.flushes, self.flush_ns, usual.flushes, usual.flush_ns),
         )
-        return max((ns / n / (of_ns / of_n) for n, ns, of_n, of_ns in kinds if n and of_n and of_ns), default=None)
+        return max(
+            (ns / n / max(of_ns / of_n, _UNNOTICED_NS) for n, ns, of_n, of_ns in kinds if n and of_n and of_ns),
+            default=None,
+        )
 
 
 @dataclass(frozen=True)

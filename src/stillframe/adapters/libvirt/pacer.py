@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from stillframe.adapters.libvirt.pace import Activity, Bounds, Pace, bounds, fir
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.15
+_SOON_S, _LATER = 0.02, 1.1  # each look at a job takes its part of QEMU's main loop, and with it of the guest's own I/O
 _FEW = 8  # a mean of fewer writes says little
 _WAIT_FOR_MORE_S = 1.0
 _LOOKED_BEFORE_S = 0.5
@@ -28,6 +29,15 @@ class Speed:
 
 
 AS_FAST_AS_IT_GOES = Speed()
+
+
+def looks() -> Iterator[None]:
+    """Comes back for each look at a job: soon at first, because a small one has ended by then, and then ever less often."""
+    wait_s = _SOON_S
+    while True:
+        yield
+        time.sleep(wait_s)
+        wait_s = min(_LOOK_EVERY_S, wait_s * _LATER)
 
 
 class Pacer:

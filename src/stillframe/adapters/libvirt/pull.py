@@ -26,7 +26,7 @@ from stillframe.adapters.libvirt.block_nodes import (
     resume_from_full_disk,
 )
 from stillframe.adapters.libvirt.domain_xml import read_chain
-from stillframe.adapters.libvirt.pacer import Pacer, Speed
+from stillframe.adapters.libvirt.pacer import Pacer, Speed, looks
 from stillframe.adapters.libvirt.qmp import Qmp, QmpError
 from stillframe.domain.errors import ErrorCase, Failed, Unknown
 from stillframe.ports.hypervisor import MergeProgress, OnMerge, PullRequest
@@ -88,7 +88,7 @@ def pull_live(domain: Any, request: PullRequest, on_progress: OnMerge, *, speed:
 def _await_copied(qmp: Qmp, target: str, base_path: str, on_progress: OnMerge, pacer: Pacer) -> None:
     """The job has copied everything and waits to be let go on."""
     occupied_bytes = Path(base_path).stat().st_blocks * 512
-    while True:
+    for _ in looks():
         job = _job(qmp, pull_job(target))
         if job.get("status") in (None, "concluded"):
             end_job(qmp, pull_job(target))
@@ -100,7 +100,6 @@ def _await_copied(qmp: Qmp, target: str, base_path: str, on_progress: OnMerge, p
         if job["status"] == "pending":
             return
         pacer.saw(copied_bytes, lambda bytes_per_s: _set_speed(qmp, target, bytes_per_s))
-        time.sleep(_POLL_S)
 
 
 def _set_speed(qmp: Qmp, target: str, bytes_per_s: int) -> None:
