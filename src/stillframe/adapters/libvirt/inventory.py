@@ -13,6 +13,7 @@ import libvirt
 from stillframe.adapters.libvirt import domain_xml
 from stillframe.adapters.libvirt.block_nodes import real_chain
 from stillframe.adapters.libvirt.connection import Connection
+from stillframe.adapters.libvirt.ending import ended
 from stillframe.adapters.libvirt.inspect_info import InspectFacts, read_inspect
 from stillframe.adapters.libvirt.lazy_image import lives_on
 from stillframe.adapters.libvirt.owed import Patience, await_answered, owed_s
@@ -209,7 +210,8 @@ class LibvirtPower:
         def act(domain: Any) -> None:
             try:
                 if domain.isActive():
-                    domain.destroy()
+                    with ended(vm_uuid):
+                        domain.destroy()
             except libvirt.libvirtError:
                 if domain.isActive():
                     raise
