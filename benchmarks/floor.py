@@ -1,7 +1,7 @@
 """The floor of a rollback with memory: a bare QEMU, with nobody's management around it.
 
 It is started with the devices of the guest's own QEMU on an overlay of the snapshot's disk layer, told over its monitor to
-take the memory from the file that the snapshot has, and let go.
+take up the file that the snapshot has, and let go. Where the guest's QEMU maps its memory from that file this one does, too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any, Self
 
 from virsh import run
 from witness_gap import ConsoleTail
+
+from stillframe.adapters.libvirt import lazy_image, save_image
 
 STREAM_OFFSET = 1 << 20
 """Where QEMU's own stream begins in a memory file: in front of it is libvirt's header."""
@@ -77,6 +79,8 @@ def measure_floor(arguments: Sequence[str], layer: Path, memory: Path, scratch: 
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(layer), "-F", "qcow2", str(paths.disk)])
         paths.console.touch()
         command = bare_command(arguments, paths)
+        if mib := _mapped_mib(command):
+            memory = _without_ram(memory, mib, scratch / "image")
         with ConsoleTail(paths.console) as tail, (scratch / "said").open("wb") as said:
             begun_s = time.monotonic()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
@@ -97,8 +101,23 @@ def measure_floor(arguments: Sequence[str], layer: Path, memory: Path, scratch: 
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _mapped_mib(command: Sequence[str]) -> int:
+    """The size of the memory that this QEMU maps from a file; 0: none."""
+    backends = (word for word in command if '"memory-backend-file"' in word)
+    return next((int(json.loads(word)["size"]) >> 20 for word in backends), 0)
+
+
+def _without_ram(memory: Path, mib: int, image: Path) -> Path:
+    """What such a QEMU loads beside: our own way of it, before the time begins."""
+    ram = save_image.find_ram(str(memory), mib << 20)
+    if ram is None:
+        raise RuntimeError(f"{memory} has no RAM to map")
+    lazy_image.write_image(str(memory), str(image), ram)
+    return image
+
+
 def _let_go(monitor: Path, memory: Path) -> None:
-    """All of the memory is read before the guest goes on."""
+    """What this file has is read before the guest goes on."""
     with _Monitor(monitor) as qmp:
         qmp.run("migrate-set-capabilities", capabilities=[{"capability": "mapped-ram", "state": True}])
         qmp.run("migrate-incoming", uri=f"file:{memory},offset={STREAM_OFFSET}")
