@@ -33,12 +33,14 @@ it are changed with every line, which is {dirty_mib:.0f} MiB a second. Its disk 
   `virsh` contain its own start, which is listed; Stillframe's contain HTTP.
 - **Rollback with memory**: from sending the request to the arrival of the first line with which the guest counts on
   from the snapshot, after it had run on for more than two seconds; of one guest {rollbacks} times in turn, of an internal
-  snapshot once. Stillframe checks the whole memory state against its checksum; libvirt checks nothing.
+  snapshot once. Stillframe checks the whole memory state against its checksum, behind the back of the guest that lives on it;
+  libvirt checks nothing.
 - **Floor**: a bare QEMU with nobody's management around it, from starting the program to the first line of its guest. Its
   command line is that of the guest's own QEMU, its disk an empty overlay, made beforehand, on the snapshot's layer. It
-  reads the memory from Stillframe's file of the same snapshot (`-incoming defer`, `mapped-ram`,
-  `migrate-incoming file:…,offset=1048576`), all of it before the guest goes on, and checks nothing. Nothing has to be
-  powered off for it.
+  maps the memory from Stillframe's file of the same snapshot as the guest's QEMU does, and reads the rest of the state from a copy made
+  beforehand (`-incoming defer`, `mapped-ram`, `migrate-incoming file:…,offset=1048576`). Nothing has to be powered off for it,
+  and nobody asks it anything: libvirt puts some 460 questions to each QEMU that it starts, about each feature of its
+  processor.
 - **Rollback without memory**: so much real data is written to the shut-off machine's disk (`qemu-io`, past the page cache
   as a guest itself would) and flushed, then the whole call is timed, the removal of what was written included.
 - **Memory state on disk**: the guest is paused, QEMU writes out all of its memory as the processor sees it (`pmemsave`), the
@@ -47,8 +49,9 @@ it are changed with every line, which is {dirty_mib:.0f} MiB a second. Its disk 
   holds besides, such as the video memory, is not taken off.
 - **Live delete**: a machine's disk has a layer with {layer_mib} MiB of real data between the one below and the running
   guest's own; the snapshot below is deleted, so that all of the layer is copied down while the guest writes as ever. The
-  rate is the layer's data by the time of the whole call. `qemu-img commit -d` does the same with an equal layer that nobody
-  has open, and the result is synced. A **write's** and a **flush's** time is what QEMU counts at the guest's own disk device
+  rate is the layer's data by the time of the whole call. `virsh blockcommit --wait` does the same in a guest like it, with an
+  equal layer; `qemu-img commit -d` with one that nobody has open, on a machine with nothing else to do. Both results are
+  synced. A **write's** and a **flush's** time is what QEMU counts at the guest's own disk device
   (`block-latency-histogram-set`, in steps of a twentieth), over {quiet_s:.0f} s before and over the call; a **tick** is the
   time between two lines of the witness, each of which waits for a durable write, and at least 5 ms.
 - **Tree of 1,000 snapshots**: a whole request over HTTP, the virtual machine asked of libvirt and the rows read, 30 times
