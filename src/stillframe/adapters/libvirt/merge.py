@@ -36,15 +36,16 @@ def commit_live(
     ``speed``: how fast (pacer.py); where it does not give way, a job that is found keeps the speed that it was given. What
     holds it back goes when a guest would keep the merge from ending (throttle.py).
 
-    A job that an interrupted call left is waited for and pivoted, not started again. Whether top is merged is asked of
-    QEMU, because libvirt's picture of the chain may be behind after a crash (block_nodes.py).
+    A job that an interrupted call left is waited for and pivoted, not started again; another's is left alone. Whether top
+    is merged is asked of QEMU, because libvirt's picture of the chain may be behind after a crash (block_nodes.py).
 
     A guest that QEMU has stopped because a write of its own found no space runs again: until the merged layer is dropped
     a merge takes space, and the guest's next write may have been what found none.
 
     Raises:
-        Failed: SPACE_EXHAUSTED or STORAGE_FAILED when the job ended without merging, HYPERVISOR_FAILED when base is not
-            below top, neither is in the chain, or libvirt believes the disk on a file that QEMU has left; the files read the same as before.
+        Failed: SPACE_EXHAUSTED or STORAGE_FAILED when the job ended without merging, HYPERVISOR_FAILED when somebody else's
+            job is on the disk, base is not below top, neither is in the chain, or libvirt believes the disk on a file that
+            QEMU has left; the files read the same as before.
         Unknown: HYPERVISOR_FAILED when the end of the job does not show in time.
     """
     resume_from_full_disk(domain)
@@ -52,6 +53,8 @@ def commit_live(
     job_seen = False
     while True:
         job = domain.blockJobInfo(target, 0)
+        if job:
+            _check_ours(domain, target, job, base_path)
         if not job and top_path not in (chain := real_chain(domain, target)):
             _check_merged(target, top_path, base_path, chain)
             _check_left(domain, target, top_path)
@@ -71,6 +74,19 @@ def commit_live(
             on_switch(target)
             domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
         await_settled(domain, target, top_path)
+
+
+def _check_ours(domain: Any, target: str, job: dict[str, Any], base_path: str) -> None:
+    """A copy that the guest's owner makes would take the guest with it, were it pivoted."""
+    if job["type"] == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT:
+        return  # it ends by itself, and it is looked at then what was merged
+    source = find_disk(parse_domain(domain.XMLDesc(0)), target).find("mirror/source")
+    goal = source.get("file", "") if source is not None else base_path
+    if job["type"] != libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT or goal != base_path:
+        raise Failed(
+            ErrorCase.HYPERVISOR_FAILED,
+            f"disk {target}: another job of somebody else's is under way on it (virsh blockjob); nothing was merged",
+        )
 
 
 def _ended_early(target: str, top_path: str, base_path: str) -> Failed:
