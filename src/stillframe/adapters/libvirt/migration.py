@@ -7,6 +7,7 @@ breaks libvirt's own snapshots. Source: QEMU docs/devel/migration/{main,mapped-r
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +21,23 @@ BACKGROUND = "background-snapshot"
 MAPPED_RAM = "mapped-ram"
 PAUSE_BEFORE_SWITCHOVER = "pause-before-switchover"
 _CLEARED = ("multifd", MAPPED_RAM, BACKGROUND, PAUSE_BEFORE_SWITCHOVER)
-_DOWNTIMES_MS = (3, 10, 30, 100, 299, 999)  # none that anybody would choose for a migration: they are known as ours
+_DOWNTIMES_MS = (3, 11, 31, 101, 299, 999)  # none that anybody would choose for a migration: they are known as ours
 _DEFAULT_DOWNTIME_MS = 300  # QEMU's
 _PASSES_A_DOWNTIME = 6
 _FIRST_PASS_POLL_S, _LATER_PASS_POLL_S = 0.02, 0.002
 _UNLIMITED_BYTES_PER_S = 100 << 30  # the default sleeps with the guest's faults unanswered
+_DEFAULT_BYTES_PER_S = 128 << 20  # QEMU's
+# limit of QEMU's -> what a capture sets it to, and what it is where nobody has set it
+_LIMITS: dict[str, tuple[tuple[int, ...], int]] = {
+    "downtime-limit": (_DOWNTIMES_MS, _DEFAULT_DOWNTIME_MS),
+    "max-bandwidth": ((_UNLIMITED_BYTES_PER_S,), _DEFAULT_BYTES_PER_S),
+}
 _ACTIVE = ("setup", "active", "pre-switchover", "device", "wait-unplug", "cancelling")
 _ENDED_BADLY = ("failed", "cancelled", "none", None)
 _TRACKING_TIMEOUT_S = 20.0
 _CANCEL_TIMEOUT_S = 20.0
 _OPAQUE_PREFIX = "stillframe:"
+_BEFORE_MARK = "\nbefore="  # behind the path: QEMU's limits as they were before the capture
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,10 @@ def prepare(qmp: Qmp, fd: int, memory_path: str) -> CaptureSetup:
     """
     if qmp.run("query-migrate").get("status") in _ACTIVE:
         raise QmpError("query-migrate", {"desc": "another migration or capture is under way"})
-    # first of all: whoever cleans up after a crash knows by this descriptor that the capabilities are ours
-    answer = qmp.run_with_fd("add-fd", fd, opaque=_OPAQUE_PREFIX + memory_path)
+    limits = json.dumps({name: value for name, value in qmp.run("query-migrate-parameters").items() if name in _LIMITS})
+    # first of all: whoever cleans up after a crash knows by this descriptor that the capabilities are ours, and what was before
+    opaque = f"{_OPAQUE_PREFIX}{memory_path}{_BEFORE_MARK}{limits}"
+    answer = qmp.run_with_fd("add-fd", fd, opaque=opaque)
     reason = ""
     background = True
     try:
@@ -194,21 +204,31 @@ def cancel(qmp: Qmp) -> None:
 
 def our_fdsets(qmp: Qmp, memory_path: str) -> list[int]:
     """The descriptor sets that a capture into this file has left in QEMU."""
-    wanted = _OPAQUE_PREFIX + memory_path
-    return [
-        int(fdset["fdset-id"])
-        for fdset in qmp.run("query-fdsets")
-        if any(fd.get("opaque") == wanted for fd in fdset.get("fds", []))
-    ]
+    return list(_limits_before(qmp, memory_path))
+
+
+def _limits_before(qmp: Qmp, memory_path: str) -> dict[int, dict[str, int]]:
+    """Our descriptor sets, and QEMU's limits before each came; empty where an older version did not note them."""
+    found: dict[int, dict[str, int]] = {}
+    for fdset in qmp.run("query-fdsets"):
+        for fd in fdset.get("fds", []):
+            path, _mark, limits = str(fd.get("opaque", "")).partition(_BEFORE_MARK)
+            if path == _OPAQUE_PREFIX + memory_path:
+                found[int(fdset["fdset-id"])] = json.loads(limits) if limits else {}
+    return found
 
 
 def release(qmp: Qmp, memory_path: str) -> None:
-    """Capabilities cleared and our descriptors removed; safe to repeat."""
+    """Capabilities cleared, limits as they were, and our descriptors removed; safe to repeat."""
     set_capabilities(qmp)
-    # sticky as well: the next migration of the guest to another host would hardly end
-    if qmp.run("query-migrate-parameters").get("downtime-limit") in _DOWNTIMES_MS:
-        qmp.run("migrate-set-parameters", downtime_limit=_DEFAULT_DOWNTIME_MS)
-    for fdset_id in our_fdsets(qmp, memory_path):
+    ours = _limits_before(qmp, memory_path)
+    before = next(iter(ours.values()), {})
+    # sticky as well: the next migration of the guest to another host would hardly end, or take all of the network
+    now = qmp.run("query-migrate-parameters")
+    for name, (set_by_us, default) in _LIMITS.items():
+        if now.get(name) in set_by_us:
+            qmp.run("migrate-set-parameters", **{name: before.get(name, default)})
+    for fdset_id in ours:
         # gone meanwhile is as good as removed by us
         with contextlib.suppress(QmpError):
             qmp.run("remove-fd", fdset_id=fdset_id)
