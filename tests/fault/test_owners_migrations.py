@@ -44,3 +44,24 @@ def test_limits_are_the_owners_again_after_the_slower_way(ground: Ground) -> Non
         vm.delete("memory")
     finally:
         ground.service.post("/v1/stillframe/guest/delete", name=vm.name)
+
+
+def test_a_capture_that_failed_is_not_taken_for_what_the_owner_did_since(ground: Ground) -> None:
+    """QEMU tells how its last migration ended, whoever's it was."""
+    vm = ground.running("failed", memory_mib=512)
+    vm.create("memory", memory=True, wait=False)
+    ground.service.kill()
+    ask(ground, vm, "migrate_cancel")
+    assert ask(ground, vm, "query-migrate")["status"] == "cancelled"
+    assert vm.console is not None
+    files = {name: vm.console.with_name(name) for name in ("owners.save", "owners.qcow2")}
+    where = ["--memspec", f"file={files['owners.save']},snapshot=external"]
+    where += ["--diskspec", f"vda,snapshot=external,file={files['owners.qcow2']}"]
+    ground.virsh("snapshot-create-as", vm.name, "owners", *where, "--live")
+    assert ask(ground, vm, "query-migrate")["status"] == "completed"
+    ground.service.start()
+    vm.await_settled("memory")
+    attr = vm.get("memory")["attr"]
+    assert attr["status"] == "failed"
+    assert "another migration" in attr["reason"]
+    ground.virsh("snapshot-delete", vm.name, "owners", "--metadata")

@@ -173,6 +173,11 @@ def finish_switchover(qmp: Qmp, timeout_s: float) -> None:
 
 
 def progress(qmp: Qmp) -> CaptureProgress:
+    """Of the capture that was begun last, until it is released.
+
+    QEMU tells of its last migration alone. Libvirt switches off the capabilities that it does not use for a migration of its
+    own: one that ended well without ours was not ours.
+    """
     answer = qmp.run("query-migrate")
     status = answer.get("status", "none")
     ram = answer.get("ram", {})
@@ -181,10 +186,19 @@ def progress(qmp: Qmp) -> CaptureProgress:
     if status in _ACTIVE:
         return CaptureProgress("active", done, total)
     if status == "completed":
+        if not _is_set(qmp, MAPPED_RAM):
+            return CaptureProgress(
+                "failed", 0, total, "how it ended is not known: another migration of the guest came after it"
+            )
         return CaptureProgress("completed", total, total)
     if status in ("failed", "cancelled"):
         return CaptureProgress("failed", done, total, _reason(answer))
     return CaptureProgress("none", 0, 0, "QEMU knows of no capture")
+
+
+def _is_set(qmp: Qmp, capability: str) -> bool:
+    found = {one["capability"]: one["state"] for one in qmp.run("query-migrate-capabilities")}
+    return bool(found.get(capability))
 
 
 def cancel(qmp: Qmp) -> None:
