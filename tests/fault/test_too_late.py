@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from stillframe.adapters.libvirt import migration
 from stillframe.adapters.libvirt.capture import LibvirtPointInTime
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.passing import Pass
 from stillframe.adapters.libvirt.pause import Pauser
 from stillframe.adapters.libvirt.restore import LibvirtRestorer
+from stillframe.domain.errors import Failed
 from stillframe.domain.snapshot import CaptureMode
 from stillframe.ports.hypervisor import DiskSwitch, PointInTime, PointRequest, SavedConfiguration
 from support.ground import Ground
@@ -206,6 +208,30 @@ def test_a_guest_that_its_owner_has_paused_stays_paused(ground: Ground, connecti
     finish(fixer, LibvirtRestorer(connection), request, point)
     ground.virsh("resume", vm.name)
     vm.await_ticks(10)
+
+
+def test_a_guest_that_somebody_lets_run_in_its_pause_is_noticed(
+    ground: Ground, connection: Connection, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disks would be of one moment and its memory of a later one."""
+    await_tracking = migration.await_tracking
+
+    def behind_the_switch(*arguments: Any) -> None:
+        ground.virsh("resume", vm.name)
+        vm.await_ticks(1)
+        await_tracking(*arguments)
+
+    monkeypatch.setattr(migration, "await_tracking", behind_the_switch)
+    fixer = LibvirtPointInTime(connection, merge_timeout_s=60, pauser=Pauser(Stopped(vm, *LATE[1:4]).watch))
+    frozen = {target: vm.disk_path(target) for target in TARGETS}
+    request = request_for(vm, frozen, "taken")
+    with pytest.raises(Failed, match="somebody let the guest run"):
+        fixer.fix_point(request)
+    fixer.abandon_point(request, lambda _target: None)
+    assert {target: vm.disk_path(target) for target in TARGETS} == frozen
+    assert ground.domstate(vm) == "running"
+    vm.await_ticks(10)
+    assert vm.witness().torn() == []
 
 
 def test_what_fails_behind_the_stop_leaves_the_guest_running(ground: Ground, connection: Connection, vm: Vm) -> None:

@@ -97,10 +97,12 @@ class Pauser:
             misses, watched = _MISSES, self._watch(domain, qmp)
         begun_ns = time.monotonic_ns()
         domain.suspend()
+        released = False
         try:
             fixed = _fix_still(domain, xml, qmp, setup)
         finally:
-            release_paused(domain)
+            released = release_paused(domain)
+        _check_stood_still(domain, released)
         paused_us += _us_since(begun_ns)
         watched.over(migration.setup_s(qmp), in_time=True)
         return Fixed(fixed.taken_at_s, paused_us, fixed.mode, "", misses)
@@ -115,7 +117,7 @@ class Pauser:
         watched.begun()
         watched.await_stop_time()
         begun_ns = time.monotonic_ns()
-        taken_at_s, in_time = 0.0, False
+        taken_at_s, in_time, released = 0.0, False, False
         try:
             domain.suspend()
             in_time = migration.is_preparing(qmp)
@@ -124,7 +126,9 @@ class Pauser:
                 taken_at_s = time.time()
                 migration.await_tracking(qmp, watched.goes_on)
         finally:
-            release_paused(domain)
+            released = release_paused(domain)
+        if in_time:
+            _check_stood_still(domain, released)
         pause_us = _us_since(begun_ns)
         watched.over(migration.setup_s(qmp), in_time=in_time)
         return Fixed(taken_at_s, pause_us, CaptureMode.BACKGROUND if in_time else None, "")
@@ -185,14 +189,29 @@ def is_paused(domain: Any) -> bool:
     return bool(domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
 
 
-def release_paused(domain: Any) -> None:
-    """A guest that we stopped runs again."""
+def release_paused(domain: Any) -> bool:
+    """A guest that we stopped runs again; false when it needed no word of ours."""
     try:
         domain.resume()
     except libvirt.libvirtError:
         # QEMU itself stops the guest for an instant of a capture, and lets it run again behind libvirt's back
         if is_paused(domain):
             raise
+        return False
+    return True
+
+
+def _check_stood_still(domain: Any, released: bool) -> None:
+    """While a guest that we stopped stands still QEMU does not let it go: then somebody else has.
+
+    Raises:
+        Failed: HYPERVISOR_FAILED: memory and disks may be of different moments.
+    """
+    if not released and _runs(domain):
+        raise Failed(
+            ErrorCase.HYPERVISOR_FAILED,
+            "somebody let the guest run while its disks were switched and its memory was not",
+        )
 
 
 def snapshot_xml(domain: Any, switches: tuple[DiskSwitch, ...]) -> str:
