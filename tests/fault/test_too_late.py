@@ -210,6 +210,23 @@ def test_a_guest_that_its_owner_has_paused_stays_paused(ground: Ground, connecti
     vm.await_ticks(10)
 
 
+def test_a_guest_that_its_owner_pauses_meanwhile_stays_paused(ground: Ground, connection: Connection, vm: Vm) -> None:
+    """While QEMU goes over its memory, before we stop it ourselves."""
+
+    def its_owner_pauses_it(_monitor: Monitor) -> None:
+        ground.virsh("suspend", vm.name)
+
+    stopped = Stopped(vm, *[its_owner_pauses_it] * 3)
+    fixer = LibvirtPointInTime(connection, merge_timeout_s=60, pauser=Pauser(stopped.watch))
+    request = request_for(vm, {target: vm.disk_path(target) for target in TARGETS}, "taken")
+    point = fixer.fix_point(request)
+    assert ground.domstate(vm) == "paused"
+    finish(fixer, LibvirtRestorer(connection), request, point)
+    ground.virsh("resume", vm.name)
+    vm.await_ticks(10)
+    assert vm.witness().torn() == []
+
+
 def test_a_guest_that_somebody_lets_run_in_its_pause_is_noticed(
     ground: Ground, connection: Connection, vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

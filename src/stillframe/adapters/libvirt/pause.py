@@ -95,6 +95,8 @@ class Pauser:
             os.ftruncate(fd, 0)  # a page that is written now and is zero by the next attempt would be taken for its
         else:
             misses, watched = _MISSES, self._watch(domain, qmp)
+        if _is_paused_by_owner(domain):
+            return replace(_fix_still(domain, xml, qmp, setup), pause_us=paused_us, misses=misses)
         begun_ns = time.monotonic_ns()
         domain.suspend()
         released = False
@@ -118,18 +120,21 @@ class Pauser:
         watched.await_stop_time()
         begun_ns = time.monotonic_ns()
         taken_at_s, in_time, released = 0.0, False, False
+        is_ours = not _is_paused_by_owner(domain)  # since the attempt began
         try:
-            domain.suspend()
+            if is_ours:
+                domain.suspend()
             in_time = migration.is_preparing(qmp)
             if in_time:
                 domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
                 taken_at_s = time.time()
                 migration.await_tracking(qmp, watched.goes_on)
         finally:
-            released = release_paused(domain)
-        if in_time:
+            if is_ours:
+                released = release_paused(domain)
+        if in_time and is_ours:
             _check_stood_still(domain, released)
-        pause_us = _us_since(begun_ns)
+        pause_us = _us_since(begun_ns) if is_ours else 0
         watched.over(migration.setup_s(qmp), in_time=in_time)
         return Fixed(taken_at_s, pause_us, CaptureMode.BACKGROUND if in_time else None, "")
 
@@ -187,6 +192,11 @@ def _runs(domain: Any) -> bool:
 
 def is_paused(domain: Any) -> bool:
     return bool(domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
+
+
+def _is_paused_by_owner(domain: Any) -> bool:
+    """By somebody's request, and not by QEMU for an instant of its capture."""
+    return list(domain.state()) == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
 
 
 def release_paused(domain: Any) -> bool:
