@@ -121,13 +121,11 @@ def main(arguments: list[str]) -> int:
     print("", *(f"{name}: {value}" for name, value in machine), sep="\n")
     tables = [sizes_rows(measured, scale), other_rows(measured), goals_rows(measured, scale)]
     print("", *(f"{plain(rows)}\n" for rows in tables), sep="\n")
-    print(
-        f"took {time.monotonic() - begun_s:.0f} s"
-        + (f"; FAILED: {', '.join(dict.fromkeys(bench.failed))}" if bench.failed else "")
-    )
+    failed = tuple(dict.fromkeys(bench.failed))
+    print(f"took {time.monotonic() - begun_s:.0f} s" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
     if given.write:
         command = shlex.join(["python", "benchmarks/bench.py", *arguments])
-        run = Run(command, f"{datetime.now(UTC):%Y-%m-%d}", scale, machine)
+        run = Run(command, f"{datetime.now(UTC):%Y-%m-%d}", scale, machine, failed)
         write_document(given.write, document(measured, run), _OLD_SECTIONS)
         pictures = given.write.parent / "images"
         pictures.mkdir(exist_ok=True)

@@ -147,12 +147,13 @@ def _lines(measured: Measurements, xs: Sequence[int], pattern: str, names: dict[
 
 @dataclass(frozen=True)
 class Run:
-    """How, when and where the figures were made."""
+    """How, when and where the figures were made. ``failed``: of which parts something could not be measured."""
 
     command: str
     day: str
     scale: Scale
     machine: list[tuple[str, str]]
+    failed: tuple[str, ...] = ()
 
 
 def document(measured: Measurements, run: Run) -> str:
@@ -160,8 +161,14 @@ def document(measured: Measurements, run: Run) -> str:
     goal_rows = goals_rows(measured, run.scale)
     words = [row[-1] for row in goal_rows[1:]]
     missed, unknown = words.count("MISSED"), words.count("-")
-    said = f"{missed} of {len(words)} goals missed." if missed else f"All {len(words)} goals hold."
+    held = words.count("holds")
+    said = f"All {held} goals hold." if held == len(words) else f"{held} of {len(words)} goals hold, {missed} missed."
     said += f" {unknown} were not measured." if unknown else ""
+    said += (
+        f" FAILED in this run, and without the figures that it would have had: {', '.join(run.failed)}."
+        if run.failed
+        else ""
+    )
     rounds = "1 round" if run.scale.rounds == 1 else f"{run.scale.rounds} rounds"
     pictures = [f"![{_PICTURES[name]}](images/{name})" for name in charts(measured, run.scale)]
     parts = [

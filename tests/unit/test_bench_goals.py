@@ -122,12 +122,29 @@ def test_the_document_says_how_it_stands(scale: Scale) -> None:
     run = Run("make bench", "2026-01-01", scale, [("Cores", "2")])
     text = document(whole(scale), run)
     missed = sum(goal.word(whole(scale)) == "MISSED" for goal in goals(scale))
-    assert f"{missed} of {len(goals(scale))} goals missed." in text
+    assert f"{len(goals(scale)) - missed} of {len(goals(scale))} goals hold, {missed} missed." in text
     assert "not measured" not in text
     assert text.index("| Cores | 2 |") < text.index("## Goals")
     for name in charts(whole(scale), scale):
         assert f"](images/{name})" in text
     assert f"{len(goals(scale))} were not measured" in document(measured(), run)
+
+
+def test_goals_that_were_not_measured_are_not_said_to_hold() -> None:
+    run = Run("make bench", "2026-01-01", FULL, [("Cores", "2")])
+    count = len(goals(FULL))
+    assert f"**0 of {count} goals hold, 0 missed. {count} were not measured.**" in document(measured(), run)
+    one = goals(FULL)[0]
+    figures = measured(**{one.first: 1, one.second: 100})
+    assert f"**1 of {count} goals hold, 0 missed. {count - 1} were not measured.**" in document(figures, run)
+
+
+def test_the_document_says_which_parts_failed() -> None:
+    run = Run("make bench", "2026-01-01", FULL, [("Cores", "2")], ("snapshots", "merge"))
+    assert "FAILED in this run, and without the figures that it would have had: snapshots, merge." in document(
+        whole(FULL), run
+    )
+    assert "FAILED" not in document(whole(FULL), Run("make bench", "2026-01-01", FULL, [("Cores", "2")]))
 
 
 def test_nothing_is_drawn_of_what_was_not_measured() -> None:
