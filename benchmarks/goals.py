@@ -126,7 +126,8 @@ def _disks(scale: Scale) -> list[Goal]:
 
 def _reads(scale: Scale) -> list[Goal]:
     few, many = 1_000, scale.reads.many
-    return [
+    databases = ("SQLite", "PostgreSQL")
+    growth = [
         Goal(
             f"reads.{call}.{database}",
             f"{words}, {database}: at {many:,} snapshots of at {few:,}",
@@ -136,8 +137,15 @@ def _reads(scale: Scale) -> list[Goal]:
             f"{call}.{database}.{few}",
         )
         for call, words in (("list", "List of 50"), ("tree", "Tree of 1,000"))
-        for database in ("SQLite", "PostgreSQL")
+        for database in databases
     ]
+    calls = {"list": "list of 50", "get": "get", "tree": "tree of 1,000", "head": "head"}
+    throughput = [
+        Goal(f"per_s.{call}.{database}", f"Answers a second of one core, {words}, {database}: of a constant's as long", Kind.RATE, 0.5, f"per_s.{call}.{database}", f"per_s.{call}.constant", "a second")
+        for database in databases
+        for call, words in calls.items()
+    ]  # fmt: skip
+    return [*growth, *throughput]
 
 
 def _amount(mib: int) -> str:

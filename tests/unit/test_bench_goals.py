@@ -147,6 +147,13 @@ def test_the_document_says_which_parts_failed() -> None:
     assert "FAILED" not in document(whole(FULL), Run("make bench", "2026-01-01", FULL, [("Cores", "2")]))
 
 
+@pytest.mark.parametrize("call", ["list", "get", "tree", "head"])
+@pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
+def test_what_a_core_answers_is_among_the_goals(call: str, database: str) -> None:
+    figures = measured(**{f"per_s.{call}.{database}": 49.0, f"per_s.{call}.constant": 100.0})
+    assert [goal.word(figures) for goal in goals(FULL) if goal.found(figures) is not None] == ["MISSED"]
+
+
 def test_nothing_is_drawn_of_what_was_not_measured() -> None:
     assert charts(measured(), FULL) == {}
     assert set(charts(whole(FULL), FULL)) == {"bench-pause.svg", "bench-rollback.svg", "bench-reads.svg"}
