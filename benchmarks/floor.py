@@ -1,7 +1,8 @@
 """The floor of a rollback with memory: a bare QEMU, with nobody's management around it.
 
 It is started with the devices of the guest's own QEMU on an overlay of the snapshot's disk layer, told over its monitor to
-take up the file that the snapshot has, and let go. Where the guest's QEMU maps its memory from that file this one does, too.
+take the memory from the file that the snapshot has, and let go. Where the guest's own QEMU maps that file and reads a page
+when it is touched, this one does the same, and nothing is read beforehand: what is read for nothing would be no floor.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any, Self
 from virsh import run
 from witness_gap import ConsoleTail
 
-from stillframe.adapters.libvirt import lazy_image, save_image
+from stillframe.adapters.libvirt.lazy_image import write_image
+from stillframe.adapters.libvirt.save_image import find_ram
 
 STREAM_OFFSET = 1 << 20
 """Where QEMU's own stream begins in a memory file: in front of it is libvirt's header."""
@@ -70,6 +72,25 @@ def bare_command(arguments: Sequence[str], paths: Paths) -> list[str]:
     return [*kept, "-blockdev", json.dumps(node | {"file": file})]
 
 
+def incoming(arguments: Sequence[str], memory: Path, image: Path) -> Path:
+    """What a QEMU of this command line takes in: the memory file, or, where it maps that file already, ``image``.
+
+    That one is made here, as Stillframe makes it: it holds everything but the pages that are mapped.
+
+    Raises:
+        RuntimeError: it maps another file, or one that is not the guest's memory byte for byte.
+    """
+    backends = [json.loads(word) for word in arguments if '"memory-backend-file"' in word]
+    if not backends:
+        return memory
+    (backend,) = backends
+    ram = find_ram(str(memory), backend["size"])
+    if backend["mem-path"] != str(memory) or ram is None:
+        raise RuntimeError(f"the guest lives on {backend['mem-path']}, not on {memory}")
+    write_image(str(memory), str(image), ram)
+    return image
+
+
 def measure_floor(arguments: Sequence[str], layer: Path, memory: Path, scratch: Path) -> float:
     """Milliseconds from the start of the program to the first tick that it lets its guest say."""
     scratch.mkdir(mode=0o700)
@@ -79,13 +100,12 @@ def measure_floor(arguments: Sequence[str], layer: Path, memory: Path, scratch: 
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(layer), "-F", "qcow2", str(paths.disk)])
         paths.console.touch()
         command = bare_command(arguments, paths)
-        if mib := _mapped_mib(command):
-            memory = _without_ram(memory, mib, scratch / "image")
+        image = incoming(arguments, memory, scratch / "image")
         with ConsoleTail(paths.console) as tail, (scratch / "said").open("wb") as said:
             begun_s = time.monotonic()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
             try:
-                _let_go(paths.monitor, memory)
+                _let_go(paths.monitor, image)
             except (OSError, RuntimeError) as error:
                 words = (scratch / "said").read_text(errors="replace").strip()
                 raise RuntimeError(f"bare QEMU: {error}: {words}") from error
@@ -101,26 +121,11 @@ def measure_floor(arguments: Sequence[str], layer: Path, memory: Path, scratch: 
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _mapped_mib(command: Sequence[str]) -> int:
-    """The size of the memory that this QEMU maps from a file; 0: none."""
-    backends = (word for word in command if '"memory-backend-file"' in word)
-    return next((int(json.loads(word)["size"]) >> 20 for word in backends), 0)
-
-
-def _without_ram(memory: Path, mib: int, image: Path) -> Path:
-    """What such a QEMU loads beside: our own way of it, before the time begins."""
-    ram = save_image.find_ram(str(memory), mib << 20)
-    if ram is None:
-        raise RuntimeError(f"{memory} has no RAM to map")
-    lazy_image.write_image(str(memory), str(image), ram)
-    return image
-
-
-def _let_go(monitor: Path, memory: Path) -> None:
-    """What this file has is read before the guest goes on."""
+def _let_go(monitor: Path, image: Path) -> None:
+    """All that the image holds is read before the guest goes on."""
     with _Monitor(monitor) as qmp:
         qmp.run("migrate-set-capabilities", capabilities=[{"capability": "mapped-ram", "state": True}])
-        qmp.run("migrate-incoming", uri=f"file:{memory},offset={STREAM_OFFSET}")
+        qmp.run("migrate-incoming", uri=f"file:{image},offset={STREAM_OFFSET}")
         while qmp.run("query-status")["status"] == "inmigrate":
             time.sleep(0.001)
         qmp.run("cont")

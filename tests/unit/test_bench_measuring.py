@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 from disks import boundaries, histogram_p99_ms
-from floor import Paths, bare_command
+from floor import Paths, bare_command, incoming
 from footprint import pages_with_data
 from witness_gap import ConsoleTail
+
+from stillframe.adapters.libvirt.save_image import SAVE_IMAGE_OFFSET, settle_pages
+from stillframe.adapters.libvirt.save_image_stream import read_blocks
+from support.streams import Stream
 
 PATHS = Paths(Path("/s/overlay.qcow2"), Path("/s/console"), Path("/s/monitor"))
 DISK = '{"driver":"virtio-blk-pci","bus":"pci.1","drive":"libvirt-2-format","id":"virtio-disk0","write-cache":"on"}'
@@ -56,6 +60,24 @@ def test_a_bare_qemu_has_one_disk(disks: list[str]) -> None:
     given = [word for word in GIVEN if word != DISK] + [word for disk in disks for word in ("-device", disk)]
     with pytest.raises(RuntimeError, match="one disk"):
         bare_command(given, PATHS)
+
+
+def test_a_bare_qemu_reads_nothing_that_it_maps(tmp_path: Path) -> None:
+    memory, image = tmp_path / "memory", tmp_path / "image"
+    ram = Stream().write(memory, {"pc.ram": {3: b"mapped"}, "vga.vram": {0: b"loaded"}})["pc.ram"]
+    settle_pages(str(memory))
+    assert incoming(GIVEN, memory, image) == memory
+    backend = {"qom-type": "memory-backend-file", "id": "Pc.ram", "size": ram.used_bytes, "mem-path": str(memory)}
+    mapping = [*GIVEN, "-object", json.dumps(backend), "-machine", "memory-backend=Pc.ram"]
+    assert incoming(mapping, memory, image) == image
+    assert json.dumps(backend) in bare_command(mapping, PATHS)
+    with image.open("rb") as file:
+        assert [block.name for block in read_blocks(file.fileno(), SAVE_IMAGE_OFFSET)] == ["Pc.ram", "vga.vram"]
+        file.seek(ram.pages_offset)
+        assert file.read(ram.used_bytes) == bytes(ram.used_bytes)
+    assert b"loaded" in image.read_bytes()
+    with pytest.raises(RuntimeError, match="lives on"):
+        incoming([*GIVEN, "-object", json.dumps({**backend, "mem-path": "/another"})], memory, image)
 
 
 def test_bins_grow_by_a_twentieth() -> None:
