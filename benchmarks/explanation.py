@@ -20,8 +20,8 @@ it are changed with every line, which is {dirty_mib:.0f} MiB a second. Its disk 
 - **Stall**: how long the guest stood still for somebody who watches it. A thread of the benchmark looks at the console
   file every half millisecond and notes when each line arrives; the figure is the longest time between two lines from
   the request until one second after the operation, the saving of memory behind the guest's back included, has
-  completely ended. *Until the answer* is the same until the call returned. *Jitter* is the same over 3 s in which
-  nothing is done, of every guest before anything was done to it.
+  completely ended. *Until the answer* is the same until the call returned. *Jitter* is the same over 1 s in which
+  nothing is done, three times of every guest before anything was done to it.
 - **Snapshot with memory**: Stillframe `domain_memory: true`; `virsh snapshot-create-as --memspec
   file=…,snapshot=external --diskspec vda,snapshot=external --live --atomic`; `virsh snapshot-create-as` (internal).
   Of one guest Stillframe takes {snapshots} one after the other, `virsh` {peers} external ones or an internal one; the one
