@@ -21,10 +21,10 @@ from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.passing import Pass
 from stillframe.adapters.libvirt.pause import Pauser
 from stillframe.adapters.libvirt.restore import LibvirtRestorer
-from stillframe.domain.errors import Failed
+from stillframe.domain.errors import ErrorCase, Failed
 from stillframe.domain.snapshot import CaptureMode
 from stillframe.ports.hypervisor import DiskSwitch, PointInTime, PointRequest, SavedConfiguration
-from support.ground import Ground
+from support.ground import Ground, ask
 from support.monitor import Monitor
 from support.offline import image
 from support.service import Vm, eventually
@@ -263,5 +263,20 @@ def test_what_fails_behind_the_stop_leaves_the_guest_running(ground: Ground, con
     fixer.abandon_point(request, lambda _target: None)
     assert {target: vm.disk_path(target) for target in TARGETS} == frozen
     assert fixer.probe_capture(vm.uuid).state != "active"
+    vm.await_ticks(10)
+    assert vm.witness().torn() == []
+
+
+def test_a_guest_that_somebody_lets_run_while_all_of_its_memory_is_written_is_noticed(ground: Ground) -> None:
+    """One that lives on a file stands still for that long, under emulation: what it writes meanwhile QEMU would not save."""
+    vm = ground.running("lives-on-a-file", memory_mib=768, fill_mib=500)
+    vm.create("first", memory=True)
+    vm.rollback("first", memory=True)
+    vm.await_ticks(5)
+    asked = ask(vm, "create", name="second", domain_memory=True)
+    eventually(lambda: ground.domstate(vm) == "paused", "it stands still", poll_s=0.01)
+    ground.virsh("resume", vm.name)
+    assert "somebody let the guest run" in asked.must_fail(ErrorCase.HYPERVISOR_FAILED)
+    assert vm.names() == ["first"]
     vm.await_ticks(10)
     assert vm.witness().torn() == []

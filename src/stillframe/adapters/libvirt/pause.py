@@ -95,7 +95,7 @@ class Pauser:
             os.ftruncate(fd, 0)  # a page that is written now and is zero by the next attempt would be taken for its
         else:
             misses, watched = _MISSES, self._watch(domain, qmp)
-        if _is_paused_by_owner(domain):
+        if _is_paused_by_request(domain):
             return replace(_fix_still(domain, xml, qmp, setup), pause_us=paused_us, misses=misses)
         begun_ns = time.monotonic_ns()
         domain.suspend()
@@ -120,7 +120,7 @@ class Pauser:
         watched.await_stop_time()
         begun_ns = time.monotonic_ns()
         taken_at_s, in_time, released = 0.0, False, False
-        is_ours = not _is_paused_by_owner(domain)  # since the attempt began
+        is_ours = not _is_paused_by_request(domain)  # since the attempt began
         try:
             if is_ours:
                 domain.suspend()
@@ -161,8 +161,11 @@ def fix_stopped(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) 
     domain.suspend()
     try:
         fixed = _fix_by_migration(domain, xml, qmp, setup, CaptureMode.STOPPED)
+        stood_still = _is_paused_by_request(domain)  # as it was by us: QEMU's own stop has another reason
     finally:
         release_paused(domain)
+    if not stood_still:
+        raise _let_run()
     return replace(fixed, pause_us=_us_since(begun_ns))
 
 
@@ -194,8 +197,8 @@ def is_paused(domain: Any) -> bool:
     return bool(domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
 
 
-def _is_paused_by_owner(domain: Any) -> bool:
-    """By somebody's request, and not by QEMU for an instant of its capture."""
+def _is_paused_by_request(domain: Any) -> bool:
+    """By its owner's, or by ours; not by QEMU for an instant of its capture."""
     return list(domain.state()) == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
 
 
@@ -218,10 +221,11 @@ def _check_stood_still(domain: Any, released: bool) -> None:
         Failed: HYPERVISOR_FAILED: memory and disks may be of different moments.
     """
     if not released and _runs(domain):
-        raise Failed(
-            ErrorCase.HYPERVISOR_FAILED,
-            "somebody let the guest run while its disks were switched and its memory was not",
-        )
+        raise _let_run()
+
+
+def _let_run() -> Failed:
+    return Failed(ErrorCase.HYPERVISOR_FAILED, "somebody let the guest run in the pause of its capture")
 
 
 def snapshot_xml(domain: Any, switches: tuple[DiskSwitch, ...]) -> str:
