@@ -21,6 +21,9 @@ from support.service import Vm
 
 _DATA_AT_MIB = 1024  # behind what the witness itself writes to
 _WARM_UP_S = _SETTLE_S = 3.0
+_SETTLES_IN_S = 120.0
+_AT_REST_SECTORS = 8192  # in so long as is waited: a machine's own small writes do no harm
+_WRITTEN, _DISCARDED = 9, 16  # fields of a line
 _TIGHTEST_NS, _WIDEST_NS, _STEP = 20_000, 10_000_000_000, 1.05
 
 
@@ -49,14 +52,34 @@ def measure_changes(ground: Ground) -> None:
             for key, mib in (("change.little", scale.little_mib), ("change.much", scale.much_mib)):
                 head = vm.disk_path()
                 fill(head, mib)
-                os.sync()  # what still waits to be written, or to be freed, would be measured along
-                time.sleep(_SETTLE_S)
+                _settle()  # what still waits to be written, or to be freed, would be measured along
                 begun_s = time.monotonic()
                 vm.rollback("disks")
                 ground.note(key, (time.monotonic() - begun_s) * 1000)
                 if vm.disk_path() == head or Path(head).exists():
                     raise RuntimeError("the disk was not rolled back")
-                os.sync()
+
+
+def _settle() -> None:
+    """Everything is written, and the disks do nothing more: a file system may give the blocks of a large file back, in the
+    background, for seconds after it is gone.
+
+    Raises:
+        RuntimeError: they do not come to rest; somebody else works on them.
+    """
+    os.sync()
+    give_up_at, before = time.monotonic() + _SETTLES_IN_S, 0
+    while (now := _sectors_moved()) - before > _AT_REST_SECTORS:
+        if time.monotonic() > give_up_at:
+            raise RuntimeError("the disks do not come to rest: does something else work on this machine?")
+        before = now
+        time.sleep(_SETTLE_S)
+
+
+def _sectors_moved() -> int:
+    """Written to or given back, by all disks since the machine's start. Source: Documentation/admin-guide/iostats.rst."""
+    lines = [line.split() for line in Path("/proc/diskstats").read_text(encoding="ascii").splitlines()]
+    return sum(int(words[_WRITTEN]) + (int(words[_DISCARDED]) if len(words) > _DISCARDED else 0) for words in lines)
 
 
 def measure_merge(ground: Ground) -> None:
@@ -117,8 +140,7 @@ def _measure_commit(ground: Ground, mib: int) -> None:
         run(["qemu-img", "create", "-q", "-f", "qcow2", str(below), f"{mib + 2 * _DATA_AT_MIB}M"])
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(below), "-F", "qcow2", str(layer)])
         fill(layer, mib, _DATA_AT_MIB)
-        os.sync()
-        time.sleep(_SETTLE_S)
+        _settle()
         begun_s = time.monotonic()
         run(["qemu-img", "commit", "-q", "-d", "-f", "qcow2", str(layer)])
         descriptor = os.open(below, os.O_RDONLY | os.O_CLOEXEC)
