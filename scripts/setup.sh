@@ -14,7 +14,7 @@ exec 9>build/setup.lock
 flock 9
 
 packages_browser=(chromium fonts-noto-cjk)
-packages_always=(ca-certificates cpio fish gcc libc6-dev make pkg-config postgresql xz-utils zsh)
+packages_always=(btrfs-progs ca-certificates cpio fish gcc libc6-dev make pkg-config postgresql xfsprogs xz-utils zsh)
 packages_virtual=(libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev qemu-system-x86 qemu-utils)
 packages_wanted=()
 qemu_floor=9.0     # the first with mapped-ram, which memory snapshots are made of

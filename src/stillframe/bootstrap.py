@@ -45,10 +45,11 @@ from stillframe.operations.lending import Lender
 from stillframe.operations.log_keeper import LogKeeper
 from stillframe.operations.moments import Watch, unwatched
 from stillframe.operations.requests import Cluster
+from stillframe.operations.sharing import Sharer
 from stillframe.operations.standing import Observer
 from stillframe.operations.telling import Audience
 from stillframe.operations.use_cases import UseCases
-from stillframe.operations.world import Limits, World
+from stillframe.operations.world import Limits, Unshared, World
 from stillframe.ports.instruments import Instruments
 from stillframe.ports.metadata import Metadata
 from stillframe.settings import Settings
@@ -82,6 +83,7 @@ class Service:
 
     use_cases: UseCases
     lender: Lender
+    sharer: Sharer
     warm_up: Callable[[], threading.Thread | None]
     connection: Connection
     metadata: Metadata
@@ -129,6 +131,7 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
     listeners, close_traces = _traces(settings)
     keeper = LibvirtKeeper(connection, fixer)
     lender = Lender()
+    sharer = Sharer()
     world = World(
         inventory=LibvirtInventory(connection),
         power=LibvirtPower(connection),
@@ -151,11 +154,13 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
         watch=watch,
         instruments=Audience(metrics, *listeners),
         guard=lender,
+        sharing=sharer if settings.share_memory else Unshared(),
     )
     lender.belong_to(world)
+    sharer.belong_to(world)
     cluster = Cluster(metadata.cluster_uuid(), settings.cluster_name)
     warm_up = keeper.warm_up if settings.lazy_restore else lambda: None
-    return Service(UseCases(world, cluster), lender, warm_up, connection, metadata, metrics, close_traces)
+    return Service(UseCases(world, cluster), lender, sharer, warm_up, connection, metadata, metrics, close_traces)
 
 
 def _traces(settings: Settings) -> tuple[tuple[Instruments, ...], Callable[[], None]]:
@@ -308,6 +313,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
             if warming_up is not None:
                 warming_up.join(_WARM_UP_WAIT_S)
             service.lender.stop()
+            service.sharer.stop()
             service.use_cases.mender.stop()
             log_keeper.stop()
             settings.service_file.unlink(missing_ok=True)

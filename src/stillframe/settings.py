@@ -160,6 +160,12 @@ class Settings(BaseSettings):
         "read as it is touched, and checked behind its back. Such a guest cannot be captured as smoothly as others until it is "
         "off again: see capture_mode. Without this, the memory is checked and loaded as a whole before the guest runs.",
     )
+    share_memory: bool = Field(
+        True,
+        description="A memory state that was saved is stored together with an earlier one of the same virtual machine: what both hold at "
+        "the same place takes space once, on file systems that can share blocks of files (XFS, btrfs). Done behind it, a little at "
+        "a time; what is shared is read from the disk again when it is needed.",
+    )
     shutdown_timeout_s: int = Field(
         30,
         ge=0,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from stillframe.adapters.memory.local import LocalMemoryStore
+from stillframe.adapters.memory.files import storage_errors
+from stillframe.adapters.memory.local import _SEALED_MODE, LocalMemoryStore
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.memory_store import StoredFile, StoredKind
 
@@ -229,6 +230,31 @@ class DropsWhatItLends(LocalMemoryStore):
         Path(self.capture_path(memory_uuid)).unlink(missing_ok=True)
 
 
+class SharesByWriting(LocalMemoryStore):
+    """What is alike is written anew, from the other file: an own idea of sharing, and without asking who else writes."""
+
+    def share(self, memory_uuid: str, with_uuid: str, *, goes_on: Callable[[], bool]) -> int:
+        path, other = Path(self.capture_path(memory_uuid)), Path(self.capture_path(with_uuid))
+        with storage_errors(str(path)):
+            data = other.read_bytes()[: path.stat().st_size]
+        path.chmod(0o600)
+        with path.open("r+b") as file:
+            file.write(data)
+        path.chmod(_SEALED_MODE)
+        return len(data)
+
+
+class SharesAFile(LocalMemoryStore):
+    """Both are one file then, whatever the second held that the first does not."""
+
+    def share(self, memory_uuid: str, with_uuid: str, *, goes_on: Callable[[], bool]) -> int:
+        path, other = Path(self.capture_path(memory_uuid)), Path(self.capture_path(with_uuid))
+        if other.exists() and path.exists() and path.stat().st_size == other.stat().st_size:
+            path.unlink()
+            path.hardlink_to(other)
+        return 0
+
+
 class LeavesTheImage(LocalMemoryStore):
     def drop_lazy_file(self, memory_uuid: str) -> None:
         """Nothing."""
@@ -263,6 +289,14 @@ BROKEN: tuple[tuple[type[LocalMemoryStore], str], ...] = (
     (ChecksNothingSlowly, "check_slowly_finds_what_is_cut_off"),
     (ChecksToTheEnd, "check_slowly_ends_when_it_is_told_to"),
     (DropsWhatItLends, "check_lent_files_stay_until_they_are_dropped"),
+    (SharesByWriting, "check_sharing_changes_no_byte"),
+    (SharesByWriting, "check_captures_are_not_shared"),
+    (SharesByWriting, "check_sharing_ends_when_it_is_told_to"),
+    (SharesByWriting, "check_sharing_leaves_either_without_the_other"),
+    (SharesAFile, "check_sharing_changes_no_byte"),
+    (SharesAFile, "check_sharing_leaves_either_without_the_other"),
+    (SharesAFile, "check_damage_to_one_is_none_of_the_other"),
+    (SharesAFile, "check_sharing_needs_both_files"),
     (LeavesTheImage, "check_what_a_lazy_restore_needs_goes_alone_or_with_the_file"),
     (ScreenshotFailureIsAbsence, "check_screenshot_failure_is_not_absence"),
     (ScreenshotUnchecked, "check_screenshot_damage_is_found"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from contract.memory_bench import MIB, PNG, MemoryBench, ends_with, flip_bit, new_uuid, some_extents
 from contract.memory_lending import LENDING_CHECKS
+from contract.memory_sharing import SHARING_CHECKS
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.memory_store import StoredKind
 
@@ -337,4 +338,5 @@ Check = Callable[[MemoryBench], None]
 CHECKS: dict[str, Check] = {
     **{name: value for name, value in globals().items() if name.startswith("check_")},
     **LENDING_CHECKS,
+    **SHARING_CHECKS,
 }

@@ -118,6 +118,7 @@ def _resealed(world: World, plan: SaveMemoryPlan, scratch: Scratch) -> None:
     if "sealed" not in scratch:
         _seal(world, plan, scratch)
     world.instruments.memory_saved(scratch["sealed"][1])
+    world.sharing.share_soon(plan.vm_uuid, plan.snapshot_uuid)
 
 
 def _record(tx: Transaction, plan: SaveMemoryPlan, scratch: Scratch) -> None:

@@ -54,6 +54,21 @@ class Unguarded:
         raise RuntimeError(f"nobody watches over VM {vm_uuid}, which lives on memory {memory_uuid} ({checksum})")
 
 
+class Sharing(Protocol):
+    """Who has memory states stored with what they have in common with earlier ones (sharing.py)."""
+
+    def share_soon(self, vm_uuid: str, snapshot_uuid: str) -> None:
+        """The memory of this snapshot is sealed; returns at once."""
+        ...
+
+
+class Unshared:
+    """Every memory state stays stored by itself."""
+
+    def share_soon(self, vm_uuid: str, snapshot_uuid: str) -> None:
+        """Nothing comes of it."""
+
+
 class Sight(Protocol):
     """As much of the world as is needed to look at it, and no more."""
 
@@ -86,5 +101,6 @@ class World:
     watch: Watch = unwatched
     instruments: Instruments = field(default_factory=Unheard)
     guard: Guard = field(default_factory=Unguarded)
+    sharing: Sharing = field(default_factory=Unshared)
     now_s: Callable[[], float] = time.time
     new_uuid: Callable[[], str] = field(default=lambda: str(uuid.uuid4()))

@@ -76,6 +76,17 @@ class MemoryStore(Protocol):
         """
         ...
 
+    def share(self, memory_uuid: str, with_uuid: str, *, goes_on: Callable[[], bool]) -> int:
+        """What two sealed memory files hold alike at the same place is stored once, where the store can do that: how many bytes,
+        as far as it came until ``goes_on`` said no; 0 where it cannot, or where one is not sealed.
+
+        A little at a time, while guests live on either. Both go on to be what they were, also when the other is dropped. Repeatable.
+
+        Raises:
+            Failed: STORAGE_FAILED, also when one of them is missing; both are what they were.
+        """
+        ...
+
     def is_unchanged(self, memory_uuid: str) -> bool:
         """This process has hashed the file whole, and by the file system's word nobody has touched it since.
 

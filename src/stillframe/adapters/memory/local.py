@@ -11,12 +11,9 @@ Directories are 0700 and files 0600 (0400 when sealed): a guest's memory holds i
 from __future__ import annotations
 
 import os
-import re
 import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from blake3 import blake3
 
@@ -33,6 +30,8 @@ from stillframe.adapters.memory.files import (
     sync_directory,
     write_whole,
 )
+from stillframe.adapters.memory.listing import BLOCK_BYTES, UUID, listed
+from stillframe.adapters.memory.shared_extents import can_share, share_chunks
 from stillframe.adapters.memory.sparse_checksum import (
     PREFIX,
     Checksum,
@@ -42,20 +41,17 @@ from stillframe.adapters.memory.sparse_checksum import (
     digest_chunks,
     parse_checksum,
 )
+from stillframe.adapters.memory.unhurried import unhurried
 from stillframe.adapters.memory.writeback import write_back_gently
 from stillframe.domain.errors import ErrorCase, Failed, Refused
 from stillframe.ports.memory_store import StoredFile, StoredKind
 
-T = TypeVar("T")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MEMORY_SUFFIX = ".mem"
 _LAZY_SUFFIX = ".lazy"
 _LENT_SUFFIX = ".lent"
 _SCREENSHOT_SUFFIX = ".png"
 _SEALED_MODE = 0o400
-_LONGEST_REST_S = 0.1
 _MOST_DIGEST_BYTES = 32 << 20  # of some 800 GiB of memory
-_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
 
 
 class LocalMemoryStore:
@@ -73,6 +69,7 @@ class LocalMemoryStore:
         self._screenshots = self._root / "screenshots"
         self._hashed: dict[str, tuple[int, ...]] = {}  # memory uuid -> the inode whose contents were seen to be right
         self._digests = Digests(_MOST_DIGEST_BYTES)
+        self._shares = True  # until the file system has said that it cannot
 
     def capture_path(self, memory_uuid: str) -> str:
         """The local path at which a capture is written; pure, nothing is made."""
@@ -133,7 +130,28 @@ class LocalMemoryStore:
             status = os.fstat(descriptor)
             self._hashed[memory_uuid] = _identity(status)
             self._digests.put(memory_uuid, digests)
-            return str(checksum), status.st_blocks * _BLOCK_BYTES
+            return str(checksum), status.st_blocks * BLOCK_BYTES
+
+    def share(self, memory_uuid: str, with_uuid: str, *, goes_on: Callable[[], bool]) -> int:
+        """Where the file system can (XFS, btrfs), equal blocks of both sealed files are stored once; returns how many bytes.
+
+        Neither the bytes nor the times of change of a file change. What becomes shared leaves the page cache. Repeatable, and of no
+        consequence when it is cut off. A file system that cannot is not asked again by this process.
+
+        Raises:
+            Failed: STORAGE_FAILED, also when one of them is missing; what is shared by then is.
+        """
+        path, other = self.capture_path(memory_uuid), self.capture_path(with_uuid)
+        shared = 0
+        with storage_errors(path), opened(other) as source, opened(path) as target:
+            if not self._shares or not (_is_sealed(source) and _is_sealed(target)):
+                return 0
+            self._shares = can_share(source, target)
+            if not self._shares:
+                return 0
+            for found in unhurried(share_chunks(source, target), goes_on):
+                shared += found or 0
+        return shared
 
     def is_unchanged(self, memory_uuid: str) -> bool:
         """Seal or verify of this process has hashed the file, and its inode has not changed since."""
@@ -185,14 +203,14 @@ class LocalMemoryStore:
             if digests is not None and checksum_from(digests, expected.length_bytes) != expected:
                 raise self._found_damaged(memory_uuid, _OF_OTHER_CONTENTS)
             if digests is not None:
-                for is_right in _unhurried(check_chunks(descriptor, digests), goes_on):
+                for is_right in unhurried(check_chunks(descriptor, digests), goes_on):
                     if is_right is None:
                         return False
                     if not is_right:
                         raise self._found_damaged(memory_uuid, _OF_OTHER_CONTENTS)
                 return True
             found = bytearray()
-            for digest in _unhurried(digest_chunks(descriptor), goes_on):
+            for digest in unhurried(digest_chunks(descriptor), goes_on):
                 if digest is None:
                     return False
                 found += digest
@@ -273,7 +291,7 @@ class LocalMemoryStore:
             except FileNotFoundError:
                 return []
         stems = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
-        return sorted(stem for stem in stems if _UUID.fullmatch(stem))
+        return sorted(stem for stem in stems if UUID.fullmatch(stem))
 
     def _beside(self, memory_uuid: str, suffix: str) -> str:
         return str(self._memory / (_checked(memory_uuid) + suffix))
@@ -281,8 +299,8 @@ class LocalMemoryStore:
     def list_owned(self) -> list[StoredFile]:
         """Every memory file, captures included, then every screenshot, each by uuid; empty when there is no store yet."""
         return [
-            *_listed(self._memory, StoredKind.MEMORY, (_MEMORY_SUFFIX,)),
-            *_listed(self._screenshots, StoredKind.SCREENSHOT, (_SCREENSHOT_SUFFIX, _SCREENSHOT_SUFFIX + PART_SUFFIX)),
+            *listed(self._memory, StoredKind.MEMORY, (_MEMORY_SUFFIX,)),
+            *listed(self._screenshots, StoredKind.SCREENSHOT, (_SCREENSHOT_SUFFIX, _SCREENSHOT_SUFFIX + PART_SUFFIX)),
         ]
 
     def put_screenshot(self, snapshot_uuid: str, png: bytes) -> str:
@@ -335,39 +353,6 @@ class LocalMemoryStore:
         Path(path).unlink()
 
 
-def _unhurried(steps: Iterator[T], goes_on: Callable[[], bool]) -> Iterator[T | None]:
-    """Each step, and a rest as long as it took: half of a thread at most. None, and the end, when it is not to go on."""
-    begun_s = time.monotonic()
-    for step in steps:
-        yield step
-        time.sleep(min(_LONGEST_REST_S, time.monotonic() - begun_s))
-        if not goes_on():
-            yield None
-            return
-        begun_s = time.monotonic()
-
-
-def _listed(directory: Path, kind: StoredKind, suffixes: tuple[str, ...]) -> list[StoredFile]:
-    found: list[StoredFile] = []
-    with storage_errors(str(directory)):
-        try:
-            paths = list(directory.iterdir())
-        except FileNotFoundError:
-            return []
-        for path in paths:
-            uuid, dot, rest = path.name.partition(".")
-            if _UUID.fullmatch(uuid) is None or dot + rest not in suffixes:
-                continue
-            try:
-                status = path.lstat()
-            except FileNotFoundError:
-                continue  # it went while the directory was read
-            if stat.S_ISREG(status.st_mode):
-                unfinished = rest.endswith(PART_SUFFIX)
-                found.append(StoredFile(kind, uuid, str(path), status.st_blocks * _BLOCK_BYTES, unfinished))
-    return sorted(found, key=lambda file: (file.uuid, file.unfinished))
-
-
 def _parsed(memory_uuid: str, checksum: str) -> Checksum:
     try:
         return parse_checksum(checksum)
@@ -376,9 +361,13 @@ def _parsed(memory_uuid: str, checksum: str) -> Checksum:
 
 
 def _checked(uuid: str) -> str:
-    if _UUID.fullmatch(uuid) is None:
+    if UUID.fullmatch(uuid) is None:
         raise Refused(ErrorCase.PARAMETER_MALFORMED, f'"{uuid}" is not a canonical uuid')
     return uuid
+
+
+def _is_sealed(descriptor: int) -> bool:
+    return stat.S_IMODE(os.fstat(descriptor).st_mode) == _SEALED_MODE
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -64,7 +64,7 @@ def checksum_of(descriptor: int, *, max_threads: int | None = None) -> tuple[Che
         OSError: it could not be read; EIO also when it became shorter meanwhile.
     """
     length = os.fstat(descriptor).st_size
-    numbers = _data_chunks(descriptor)
+    numbers = data_chunks(descriptor)
     threads = min(max_threads or _MAX_THREADS, os.cpu_count() or 1, max(1, len(numbers)))
     share = -(-len(numbers) // threads)
     parts = [numbers[at : at + share] for at in range(0, len(numbers), share or 1)]
@@ -84,7 +84,7 @@ def digest_chunks(descriptor: int) -> Iterator[bytes]:
         OSError: it could not be read.
     """
     length = os.fstat(descriptor).st_size
-    for number in _data_chunks(descriptor):
+    for number in data_chunks(descriptor):
         yield _hash_chunks(descriptor, [number], length)
 
 
@@ -98,7 +98,7 @@ def check_chunks(descriptor: int, digests: bytes) -> Iterator[bool]:
     """
     length = os.fstat(descriptor).st_size
     expected = dict(_ENTRY.iter_unpack(digests))
-    for number in sorted(expected.keys() | set(_data_chunks(descriptor))):
+    for number in sorted(expected.keys() | set(data_chunks(descriptor))):
         if number * CHUNK_BYTES >= length:
             yield False
             return
@@ -110,7 +110,7 @@ def check_chunks(descriptor: int, digests: bytes) -> Iterator[bool]:
         yield True
 
 
-def _data_chunks(descriptor: int) -> list[int]:
+def data_chunks(descriptor: int) -> list[int]:
     """The numbers, ascending, of the chunks that are not entirely holes."""
     numbers: list[int] = []
     offset = 0
@@ -136,7 +136,7 @@ def _hash_chunks(descriptor: int, numbers: list[int], length: int) -> bytes:
         wanted = min(CHUNK_BYTES, length - at)
         if wanted < CHUNK_BYTES:  # the last chunk
             buffer = bytearray(wanted)
-        _read_fully(descriptor, buffer, at)
+        read_fully(descriptor, buffer, at)
         # one memcmp, which ends at the first byte that differs
         if buffer == (_ZEROES if wanted == CHUNK_BYTES else bytes(wanted)):
             continue
@@ -144,7 +144,12 @@ def _hash_chunks(descriptor: int, numbers: list[int], length: int) -> bytes:
     return bytes(digests)
 
 
-def _read_fully(descriptor: int, buffer: bytearray, offset: int) -> None:
+def read_fully(descriptor: int, buffer: bytearray, offset: int) -> None:
+    """The buffer is full of what lies there.
+
+    Raises:
+        OSError: it could not be read; EIO also when the file ends before.
+    """
     view = memoryview(buffer)
     while view:
         count = os.preadv(descriptor, [view], offset)
