@@ -21,7 +21,7 @@ from contract.memory_bench import MIB, MemoryBench, ends_with, new_uuid
 from contract.memory_contract import CHECKS, Check
 from contract.memory_sharing import always, sealed_pair, two_moments
 from contract.test_memory import bench_in
-from stillframe.adapters.memory.shared_extents import equal_runs
+from stillframe.adapters.memory.shared_extents import differing_runs, equal_runs
 from stillframe.domain.errors import ErrorCase, Failed
 from support.loop_mount import KINDS, mounted, used_bytes
 from support.service import eventually
@@ -55,6 +55,14 @@ def pieces() -> list[tuple[int, bytes]]:
     return [(number * (_PIECE + MIB), os.urandom(_PIECE)) for number in range(4)]
 
 
+def written_on(data: bytes) -> bytes:
+    """A moment later: one page in 16 has changed."""
+    later = bytearray(data)
+    for at in range(0, len(later), 16 * _BLOCK):
+        later[at + 100] ^= 1
+    return bytes(later)
+
+
 def seal(bench: MemoryBench, extents: list[tuple[int, bytes]]) -> tuple[str, str]:
     uuid = bench.captured(*extents, length_bytes=40 * MIB)
     return uuid, bench.store.seal(uuid)[0]
@@ -82,6 +90,25 @@ def test_what_is_alike_takes_space_once(bench: MemoryBench, file_system: Path) -
     bench.store.ensure_dropped(third)
     # XFS frees what was deleted by and by
     eventually(lambda: used_bytes(file_system) < together - 3 * _PIECE, "all of it is free")
+
+
+def test_what_changes_here_and_there_takes_no_more_than_that(bench: MemoryBench, file_system: Path) -> None:
+    """Also where the file system frees nothing but whole pieces of what was written at once."""
+    moments = [os.urandom(4 * _PIECE)]
+    moments += [written_on(moments[0])]
+    moments += [written_on(moments[1][: 2 * _PIECE]) + moments[1][2 * _PIECE :]]
+    before = used_bytes(file_system)
+    sealed = [seal(bench, [(MIB, data)]) for data in moments]
+    for (one, _), (two, _) in pairwise(sealed):
+        assert bench.store.share(two, one, goes_on=always) >= 4 * _PIECE * 15 // 16
+    added = used_bytes(file_system) - before
+    assert added < 4 * _PIECE * (1 + 2 / 16) + 4 * MIB, f"{added / MIB:.1f} MiB for {3 * 4 * _PIECE / MIB:.0f}"
+    for uuid, checksum in sealed:
+        bench.anew().store.verify(uuid, checksum)
+    for (uuid, _), left in zip(sealed[:2], (sealed[1:], sealed[2:]), strict=True):
+        bench.store.ensure_dropped(uuid)
+        for other, checksum in left:
+            bench.anew().store.verify(other, checksum)
 
 
 def test_what_a_file_occupies_counts_what_it_shares(bench: MemoryBench) -> None:
@@ -128,7 +155,7 @@ def test_a_service_that_is_killed_leaves_two_whole_files(bench: MemoryBench, fil
     extents = pieces()
     root = bench.file(new_uuid()).parents[1]
     for delay_s in (0.0, 0.004, 0.01, 0.03, 0.06):
-        one, two = seal(bench, extents), seal(bench, extents)
+        one, two = seal(bench, extents), seal(bench, [(at, written_on(data)) for at, data in extents])
         command = [sys.executable, "-c", SHARE_FOR_EVER, str(root), one[0], two[0]]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
@@ -140,7 +167,7 @@ def test_a_service_that_is_killed_leaves_two_whole_files(bench: MemoryBench, fil
         assert [file.uuid for file in bench.store.list_owned()] == sorted((one[0], two[0])), (
             "nothing is left beside them"
         )
-        assert bench.anew().store.share(two[0], one[0], goes_on=always) == 4 * _PIECE
+        assert bench.anew().store.share(two[0], one[0], goes_on=always) == 4 * _PIECE * 15 // 16
         for uuid, _ in (one, two):
             bench.store.ensure_dropped(uuid)
 
@@ -199,12 +226,14 @@ def test_tmpfs_cannot_and_nothing_changes(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("0ab"), st.sampled_from("0ab")), max_size=12))
-def test_equal_runs_are_what_is_equal_and_holds_anything(blocks: list[tuple[str, str]]) -> None:
+def test_runs_are_what_is_alike_and_what_is_not(blocks: list[tuple[str, str]]) -> None:
     contents = {"0": bytes(_BLOCK), "a": b"a" * _BLOCK, "b": b"b" * _BLOCK}
     one, two = (bytearray(b"".join(contents[pair[side]] for pair in blocks)) for side in (0, 1))
-    found = list(equal_runs(one, two, _BLOCK))
-    covered = [at // _BLOCK for begin, count in found for at in range(begin, begin + count, _BLOCK)]
-    assert covered == [number for number, (mine, other) in enumerate(blocks) if mine == other != "0"]
-    assert all(begin > at + count for (at, count), (begin, _) in pairwise(found)), (
-        "stretches are as long as they can be"
-    )
+    wanted = {
+        equal_runs: [number for number, (mine, other) in enumerate(blocks) if mine == other != "0"],
+        differing_runs: [number for number, (mine, other) in enumerate(blocks) if mine != other != "0"],
+    }
+    for runs, numbers in wanted.items():
+        found = list(runs(one, two, _BLOCK))
+        assert [at // _BLOCK for begin, count in found for at in range(begin, begin + count, _BLOCK)] == numbers
+        assert all(begin > at + count for (at, count), (begin, _) in pairwise(found)), "as long as they can be"

@@ -11,7 +11,7 @@ import pytest
 from integration.test_memory import memory_file
 from integration.test_one_moment import roll_back_and_check, snapshot_memory
 from support.ledger import check_census
-from support.loop_mount import mounted, used_bytes
+from support.loop_mount import KINDS, mounted, used_bytes
 from support.service import Service, Vm, eventually
 
 pytestmark = pytest.mark.guest
@@ -19,7 +19,7 @@ _MIB = 1 << 20
 _FILLED_MIB = 96
 
 
-@pytest.fixture(params=["xfs"])
+@pytest.fixture(params=KINDS)
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
     """A service of its own, whose memory states lie on such a file system."""
     service = Service()

@@ -31,6 +31,7 @@ from stillframe.adapters.memory.files import (
     write_whole,
 )
 from stillframe.adapters.memory.listing import BLOCK_BYTES, UUID, listed
+from stillframe.adapters.memory.own_blocks import own_blocks
 from stillframe.adapters.memory.shared_extents import can_share, share_chunks
 from stillframe.adapters.memory.sparse_checksum import (
     PREFIX,
@@ -149,8 +150,9 @@ class LocalMemoryStore:
             self._shares = can_share(source, target)
             if not self._shares:
                 return 0
-            for found in unhurried(share_chunks(source, target), goes_on):
-                shared += found or 0
+            with own_blocks(target, self._memory) as own:
+                for found in unhurried(share_chunks(source, target, own), goes_on):
+                    shared += found or 0
         return shared
 
     def is_unchanged(self, memory_uuid: str) -> bool:

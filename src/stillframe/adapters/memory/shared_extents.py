@@ -1,27 +1,14 @@
-"""What two files have in common at the same offset, kept once by the file system's own means.
-
-Source: ioctl_fideduperange(2). The kernel compares the bytes itself, with both files held still, and only then lets the
-second file refer to the blocks of the first: whatever goes wrong here, no file ever reads differently. Blocks belong to all
-files that refer to them; deleting one takes nothing from another. XFS (reflink=1) and btrfs can do it. The caller owns the
-files: it needs no descriptor that may write.
-"""
+"""What two memory files have in common at the same offset is stored once, by the file system's own means (dedupe.py)."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from stillframe.adapters.memory.dedupe import CANNOT, share
+from stillframe.adapters.memory.own_blocks import OwnBlocks
 from stillframe.adapters.memory.sparse_checksum import CHUNK_BYTES, data_chunks, read_fully
 
-# how the kernel says that these files cannot share: another file system, one that cannot, files of somebody else's
-_CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.EPERM, errno.ENOSYS)
-_FIDEDUPERANGE = 0xC0189436  # _IOWR(0x94, 54, struct file_dedupe_range) of <linux/fs.h>
-# struct file_dedupe_range with one file_dedupe_range_info: offset and length in the source, how many targets, 0, 0;
-# the target's descriptor, its offset, (out) bytes shared, (out) status, 0
-_REQUEST = struct.Struct("=QQHHIqQQiI")
 _BLOCK_BYTES = 4096  # a guest's page: in larger stretches far less is alike
 
 
@@ -36,17 +23,17 @@ def can_share(source: int, target: int) -> bool:
     if offset + block > min(os.fstat(source).st_size, os.fstat(target).st_size):
         return True  # there is nothing to ask for
     try:
-        _share(source, target, offset, block)
+        share(source, offset, target, offset, block)
     except OSError as error:
-        if error.errno in _CANNOT:
+        if error.errno in CANNOT:
             return False
         raise
     return True
 
 
-def share_chunks(source: int, target: int) -> Iterator[int]:
+def share_chunks(source: int, target: int, own: OwnBlocks | None) -> Iterator[int]:
     """Let ``target`` refer to the blocks of ``source`` where both hold the same; yields, for one chunk after the other in
-    which both have data, how many bytes of it that are.
+    which both have data, how many bytes of it that are. ``own`` gets the rest of a chunk that is shared for the most part.
 
     Whoever asks decides when the next one is dealt with. May be given up and repeated at any time. Reading the chunks here
     first keeps it short for how long the kernel holds both files still: it finds them in the page cache.
@@ -67,15 +54,34 @@ def share_chunks(source: int, target: int) -> Iterator[int]:
             one, two = bytearray(wanted), bytearray(wanted)
         read_fully(source, one, at)
         read_fully(target, two, at)
-        yield sum(_share(source, target, at + begin, count) for begin, count in equal_runs(one, two, block))
+        shared = 0
+        for begin, count in equal_runs(one, two, block):
+            shared += share(source, at + begin, target, at + begin, count)
+        if own is not None and shared > wanted // 2:
+            for begin, count in differing_runs(one, two, block):
+                own.add(at + begin, two[begin : begin + count])
+        yield shared
+    if own is not None:
+        own.settle()
 
 
 def equal_runs(one: bytearray, two: bytearray, block: int) -> Iterator[tuple[int, int]]:
     """(offset, bytes) of the stretches of whole blocks that are equal in both and hold anything: zeroes are holes, mostly."""
+    return _runs(one, two, block, lambda mine, other: mine == other)
+
+
+def differing_runs(one: bytearray, two: bytearray, block: int) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) of the stretches of whole blocks in which the second holds anything, and not what the first holds."""
+    return _runs(two, one, block, lambda mine, other: mine != other)
+
+
+def _runs(
+    one: bytearray, two: bytearray, block: int, is_meant: Callable[[bytearray, bytearray], bool]
+) -> Iterator[tuple[int, int]]:
     zeroes, begin = bytes(block), None
     for at in range(0, len(one), block):
         mine = one[at : at + block]
-        if mine == two[at : at + block] and mine != zeroes[: len(mine)]:
+        if is_meant(mine, two[at : at + block]) and mine != zeroes[: len(mine)]:
             if begin is None:
                 begin = at
         elif begin is not None:
@@ -88,22 +94,3 @@ def equal_runs(one: bytearray, two: bytearray, block: int) -> Iterator[tuple[int
 def _block_bytes(descriptor: int) -> int:
     """The smallest stretch that is shared: the kernel takes whole blocks of the file system alone."""
     return max(_BLOCK_BYTES, os.fstatvfs(descriptor).f_bsize)
-
-
-def _share(source: int, target: int, offset: int, count: int) -> int:
-    """How many of these bytes are equal and shared now; some file systems take no more than a part at a time.
-
-    Raises:
-        OSError: the kernel's word, of the call or of this target.
-    """
-    shared = 0
-    while shared < count:
-        request = bytearray(_REQUEST.pack(offset + shared, count - shared, 1, 0, 0, target, offset + shared, 0, 0, 0))
-        fcntl.ioctl(source, _FIDEDUPERANGE, request)
-        *_, done, status, _ = _REQUEST.unpack(request)
-        if status < 0:
-            raise OSError(-status, os.strerror(-status))
-        if status > 0 or done == 0:  # FILE_DEDUPE_RANGE_DIFFERS
-            break
-        shared += done
-    return shared
