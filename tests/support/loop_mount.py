@@ -32,7 +32,7 @@ def mounted(kind: str, place: Path, image: Path, size_bytes: int = _SMALLEST_BYT
             ["mount", "-t", kind, "-o", "loop", image, place], capture_output=True, text=True, check=False
         )
         if "unknown filesystem type" in done.stderr or "failed to setup loop device" in done.stderr:
-            pytest.skip(done.stderr.strip())
+            pytest.skip(f"this kernel has no {kind} or no loop device: {done.stderr.strip()}")
         assert done.returncode == 0, done.stderr
         try:
             yield place
