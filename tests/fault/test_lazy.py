@@ -96,9 +96,13 @@ def test_its_file_is_damaged(lab: Lab, lazy: Vm) -> None:
     memory = memory_file(lab)
     lab.service.kill()
     flip(memory)
-    lab.service.start()
-    eventually(lambda: lazy.state() == "paused", "the guest is paused", timeout_s=60)
-    query = "SELECT snapshot, state, error FROM operations WHERE vm_uuid = ? AND kind = 'check_memory'"
+    try:
+        lab.service.start()
+        eventually(lambda: lazy.state() == "paused", "the guest is paused", timeout_s=60)
+        query = "SELECT snapshot, state, error FROM operations WHERE vm_uuid = ? AND kind = 'check_memory'"
+        eventually(lambda: rows(lab.service, query, lazy.uuid) != [], "a task says why")
+    finally:
+        flip(memory)  # whole again, for the tests that follow
     ((snapshot, state, error),) = rows(lab.service, query, lazy.uuid)
     assert (snapshot, state) == ("goal", "undone")
     for word in ('VM "running"', "is paused", memory.stem, "differ", "another snapshot"):
@@ -108,7 +112,6 @@ def test_its_file_is_damaged(lab: Lab, lazy: Vm) -> None:
     lazy.rollback("base")
     lazy.start()
     lazy.await_ticks(5)
-    flip(memory)  # whole again
 
 
 def test_its_lent_file_is_damaged(lab: Lab, lazy: Vm) -> None:
