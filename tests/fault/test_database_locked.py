@@ -141,9 +141,11 @@ def test_a_lock_after_the_point_of_no_return_is_waited_for(lab: Lab) -> None:
 def test_a_lock_in_the_middle_of_a_live_merge(lab: Lab) -> None:
     lab.running.create("new")
     lab.running.await_ticks(3)
-    with ThreadPoolExecutor() as clients, lab.service.held(At("delete", "merge *: commit", "acted")) as hold:
+    # in whichever direction there is less to copy
+    moments = (At("delete", "merge *: commit", "acted"), At("delete", "merge *: pull", "acted"))
+    with ThreadPoolExecutor() as clients, lab.service.held(*moments) as hold:
         asked = ask(clients, lab.running, "delete", name="new")
-        hold.wait()
+        eventually(lambda: any(flag.exists() for flag in hold.flags.values()), "it has copied")
         with locked(lab):
             hold.release()
             refused(asked, "delete is past its point of no return", "locked")

@@ -121,6 +121,14 @@ def await_settled(domain: Any, target: str, top_path: str) -> None:
         time.sleep(_POLL_S)
 
 
+def others_job(target: str) -> Failed:
+    """A block job was found on the disk that no merge of ours begins there."""
+    return Failed(
+        ErrorCase.HYPERVISOR_FAILED,
+        f"disk {target}: another job of somebody else's is under way on it (virsh blockjob); nothing was merged",
+    )
+
+
 def inserted(domain: Any, target: str) -> dict[str, Any]:
     """What QEMU says of the disk's medium (``BlockDeviceInfo``); ``node-name`` is that of its active file."""
     alias = find_disk(parse_domain(domain.XMLDesc(0)), target).find("alias")

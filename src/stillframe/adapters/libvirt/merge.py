@@ -9,7 +9,13 @@ from typing import Any
 
 import libvirt
 
-from stillframe.adapters.libvirt.block_nodes import await_settled, real_chain, remove_loose_nodes, resume_from_full_disk
+from stillframe.adapters.libvirt.block_nodes import (
+    await_settled,
+    others_job,
+    real_chain,
+    remove_loose_nodes,
+    resume_from_full_disk,
+)
 from stillframe.adapters.libvirt.domain_xml import find_disk, parse_domain, read_chain
 from stillframe.adapters.libvirt.pacer import Pacer, Speed, looks
 from stillframe.adapters.libvirt.pull import end_job, pull_job
@@ -83,10 +89,7 @@ def _check_ours(domain: Any, target: str, job: dict[str, Any], base_path: str) -
     source = find_disk(parse_domain(domain.XMLDesc(0)), target).find("mirror/source")
     goal = source.get("file", "") if source is not None else base_path
     if job["type"] != libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT or goal != base_path:
-        raise Failed(
-            ErrorCase.HYPERVISOR_FAILED,
-            f"disk {target}: another job of somebody else's is under way on it (virsh blockjob); nothing was merged",
-        )
+        raise others_job(target)
 
 
 def _ended_early(target: str, top_path: str, base_path: str) -> Failed:

@@ -21,6 +21,7 @@ import libvirt
 from stillframe.adapters.libvirt.block_nodes import (
     await_settled,
     node_of,
+    others_job,
     real_chain,
     remove_loose_nodes,
     resume_from_full_disk,
@@ -33,6 +34,8 @@ from stillframe.ports.hypervisor import MergeProgress, OnMerge, PullRequest
 
 _POLL_S = 0.02
 _AT_ITS_END = ("waiting", "pending", "aborting", "concluded")
+# they end when somebody ends them
+_MIRRORING = (libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT)
 _JOB_TIMEOUT_S = 60.0
 _NO_SPACE = os.strerror(28)
 
@@ -48,11 +51,13 @@ def pull_live(domain: Any, request: PullRequest, on_progress: OnMerge, *, speed:
     A job that an interrupted call left is taken up. Nothing happens when base has left the chain.
 
     Raises:
-        Failed: SPACE_EXHAUSTED or STORAGE_FAILED when the job ended early, HYPERVISOR_FAILED when top is not the active
-            file on base; the files read the same as before.
+        Failed: SPACE_EXHAUSTED or STORAGE_FAILED when the job ended early, HYPERVISOR_FAILED when somebody else's job
+            is on the disk, or top is not the active file on base; the files read the same as before.
     """
     target, base_path = request.target, request.base_path
     resume_from_full_disk(domain)
+    if domain.blockJobInfo(target, 0).get("type") in _MIRRORING:
+        raise others_job(target)
     await_settled(domain, target, base_path)  # libvirt's own, of an interrupted ``leave_live``
     chain = real_chain(domain, target)
     if base_path not in chain:
