@@ -7,7 +7,7 @@ import re
 import pytest
 
 from stillframe.domain.errors import ErrorCase
-from support.ground import Ground, ask, nothing_lost, settle
+from support.ground import Ground, ask, fill, nothing_lost, settle
 from support.service import Vm, eventually
 
 pytestmark = pytest.mark.guest
@@ -51,5 +51,27 @@ def test_an_owners_commit_into_another_file_is_not_pivoted(ground: Ground, vm: V
     assert lowest not in ground.virsh("domblklist", vm.name)
     ground.virsh("blockjob", vm.name, "vda", "--abort")
     settle(ground.service)
+    vm.await_ticks(5)
+    assert vm.witness().torn() == []
+
+
+def test_an_owners_commit_keeps_a_pull_from_beginning(ground: Ground) -> None:
+    """There is more in the head than in what it stands on, which would be copied up."""
+    vm = ground.vm("owned-pull")
+    lowest = vm.disk_path()
+    vm.create("first")
+    vm.create("doomed")
+    fill(vm.disk_path(), 16)
+    vm.start()
+    vm.await_ticks(3)
+    ground.virsh("blockcommit", vm.name, "vda", "--active", "--base", lowest)
+    await_ready(ground, vm)
+    desc = ask(vm, "delete", name="doomed").must_fail(ErrorCase.LEFT_BEHIND)
+    assert ": pull: " in desc
+    assert "somebody else" in desc
+    assert lowest not in ground.virsh("domblklist", vm.name)
+    ground.virsh("blockjob", vm.name, "vda", "--abort")
+    settle(ground.service)
+    assert vm.names() == ["first"]
     vm.await_ticks(5)
     assert vm.witness().torn() == []

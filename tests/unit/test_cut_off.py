@@ -30,6 +30,19 @@ def run(tmp_path: Path) -> Path:
     return directory
 
 
+def clear_beside(run: Path, command: list[str], pid_file: Path, *, ends: bool) -> None:
+    """With this process alive and in this file: it is ended, or goes on."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        pid_file.write_text(str(process.pid))
+        clear_what_was_cut_off(run.parent.parent)
+        if ends:
+            assert process.wait(10) == -signal.SIGKILL
+        assert process.poll() is None or ends
+        process.communicate(b"\n" if not ends else b"")
+
+
 def test_a_start_that_was_cut_off_is_forgotten(run: Path) -> None:
     clear_what_was_cut_off(run.parent.parent)
     assert [path.name for path in run.iterdir()] == ["driver.pid"]
@@ -57,15 +70,7 @@ def test_what_may_be_of_a_guest_stays(run: Path, text: str) -> None:
 def test_a_qemu_that_nobody_knows_goes_with_the_note(run: Path, guest: str, root: str, *, ends: bool) -> None:
     key = f"{run.parent.parent}{root}/lib/qemu/domain-18-vm/master-key.aes"
     command = [*UP, f"guest={guest},debug-threads=on", f'{{"file":"{key}"}}']
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        (run / "vm.pid").write_text(str(process.pid))
-        clear_what_was_cut_off(run.parent.parent)
-        if ends:
-            assert process.wait(10) == -signal.SIGKILL
-        assert process.poll() is None or ends
-        process.communicate(b"\n" if not ends else b"")
+    clear_beside(run, command, run / "vm.pid", ends=ends)
     assert [path.name for path in run.iterdir()] == ["driver.pid"]
 
 
@@ -81,15 +86,7 @@ def test_a_qemu_that_was_only_asked_what_it_can_do_goes(run: Path, place: str, *
     probe = run.parent.parent / "lib" / "qemu" / "qmp-AB12CD"
     probe.mkdir(parents=True)
     command = [*UP, "-qmp", f"unix:{probe}{place}/qmp.monitor,server=on"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        (probe / "qmp.pid").write_text(str(process.pid))
-        clear_what_was_cut_off(run.parent.parent)
-        if ends:
-            assert process.wait(10) == -signal.SIGKILL
-        assert process.poll() is None or ends
-        process.communicate(b"\n" if not ends else b"")
+    clear_beside(run, command, probe / "qmp.pid", ends=ends)
     assert not probe.exists()
 
 
