@@ -16,6 +16,8 @@ MAY_BE_LEFT_OUT = (
     "Skipped: Ubuntu has no Chromium",
     "Skipped: this kernel has no xfs or no loop device",
     "Skipped: this kernel has no btrfs or no loop device",
+    "Skipped: this kernel gives no huge pages to anybody",
+    "Skipped: this kernel merges no equal pages",
 )
 
 

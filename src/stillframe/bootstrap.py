@@ -25,6 +25,7 @@ from stillframe.adapters.libvirt.block_nodes import DEEPEST_CHAIN
 from stillframe.adapters.libvirt.capture import LibvirtPointInTime
 from stillframe.adapters.libvirt.connection import Connection, choose_uri
 from stillframe.adapters.libvirt.guest import LibvirtGuests
+from stillframe.adapters.libvirt.huge_pages import HugePages
 from stillframe.adapters.libvirt.inventory import LibvirtInventory, LibvirtPower
 from stillframe.adapters.libvirt.keeper import LibvirtKeeper
 from stillframe.adapters.libvirt.pacer import Speed
@@ -84,6 +85,7 @@ class Service:
     use_cases: UseCases
     lender: Lender
     sharer: Sharer
+    huge_pages: HugePages
     warm_up: Callable[[], threading.Thread | None]
     connection: Connection
     metadata: Metadata
@@ -122,10 +124,12 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
         connection.close()
         metadata.close()
         raise
+    huge_pages = HugePages()
     fixer = LibvirtPointInTime(
         connection,
         merge_timeout_s=settings.merge_timeout_s,
         merge_speed=Speed(settings.merge_bytes_per_s, settings.merge_gives_way),
+        huge_pages=huge_pages,
     )
     metrics = PrometheusMetrics(version("stillframe"))
     listeners, close_traces = _traces(settings)
@@ -160,7 +164,8 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
     sharer.belong_to(world)
     cluster = Cluster(metadata.cluster_uuid(), settings.cluster_name)
     warm_up = keeper.warm_up if settings.lazy_restore else lambda: None
-    return Service(UseCases(world, cluster), lender, sharer, warm_up, connection, metadata, metrics, close_traces)
+    use_cases = UseCases(world, cluster)
+    return Service(use_cases, lender, sharer, huge_pages, warm_up, connection, metadata, metrics, close_traces)
 
 
 def _traces(settings: Settings) -> tuple[tuple[Instruments, ...], Callable[[], None]]:
@@ -314,6 +319,7 @@ def _serve(settings: Settings, host: str, port: int, watch: Watch) -> int:
                 warming_up.join(_WARM_UP_WAIT_S)
             service.lender.stop()
             service.sharer.stop()
+            service.huge_pages.stop()
             service.use_cases.mender.stop()
             log_keeper.stop()
             settings.service_file.unlink(missing_ok=True)

@@ -14,6 +14,8 @@ from PIL import Image
 
 from integration.conftest import Take
 from integration.test_one_moment import roll_back_and_check, snapshot_memory
+from stillframe.adapters.libvirt.huge_pages import regions
+from stillframe.adapters.libvirt.process import find_qemu
 from stillframe.domain.errors import ErrorCase
 from stillframe.operations import create, save_memory
 from support.refusal import must_refuse_post
@@ -21,6 +23,7 @@ from support.scraped import Figures, rise
 from support.service import SNAPSHOT, Service, Vm, eventually
 
 pytestmark = pytest.mark.guest
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def memory_file(snapshot: Any) -> Path:
@@ -41,6 +44,28 @@ def test_where_qemu_refuses_the_background_way_memory_is_captured_live(guest: Ca
         assert "ackground-snapshot" in attributes["reason"], attributes
         roll_back_and_check(vm, name, moment)
     assert rise(before, Figures(vm.service), "guest_pause_seconds_count", mode="live") == 2
+
+
+@pytest.mark.skipif(
+    not THP.exists() or "[never]" in THP.read_text(), reason="this kernel gives no huge pages to anybody"
+)
+def test_a_guest_has_its_huge_pages_back_after_a_snapshot(guest: Callable[..., Vm]) -> None:
+    """Tracking has split them: the guest would run slower from then on, and its next snapshot pause it longer."""
+    vm = guest("huge", memory_mib=192, fill_mib=96, dirty_pages=5)
+    pid = find_qemu(vm.uuid)
+    assert pid is not None
+
+    def in_huge_pages() -> int:
+        return sum(region.huge_bytes for region in regions(pid))
+
+    before = in_huge_pages()
+    assert before >= 64 << 20, "what the guest has filled stands in huge pages"
+    for name in ("first", "second"):
+        moment = snapshot_memory(vm, name)
+        eventually(lambda: in_huge_pages() >= before * 0.9, f"huge pages are back: {in_huge_pages()} of {before}")
+        vm.await_ticks(10)
+    assert vm.witness().torn() == []
+    roll_back_and_check(vm, "second", moment)
 
 
 def test_the_screen_of_the_moment_is_served_as_a_png(take: Take) -> None:

@@ -21,6 +21,7 @@ from stillframe.adapters.libvirt.block_nodes import commit_behind_libvirt, real_
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.death import has_died, unless_it_dies
 from stillframe.adapters.libvirt.domain_xml import cpu_cookie, read_chain
+from stillframe.adapters.libvirt.huge_pages import HugePages
 from stillframe.adapters.libvirt.merge import commit_live
 from stillframe.adapters.libvirt.merger import Merger
 from stillframe.adapters.libvirt.pacer import AS_FAST_AS_IT_GOES, Speed
@@ -54,9 +55,11 @@ class LibvirtPointInTime:
         merge_timeout_s: float,
         merge_speed: Speed = AS_FAST_AS_IT_GOES,
         pauser: pause.Pauser | None = None,
+        huge_pages: HugePages | None = None,
     ) -> None:
-        """``merge_speed``: how fast a merge in a running QEMU may be."""
+        """``merge_speed``: how fast a merge in a running QEMU may be. ``huge_pages``: who gives them back to guests; nobody."""
         self._pauser = pauser or pause.Pauser()
+        self._huge_pages = huge_pages
         self._connection = connection
         self._merger = Merger(connection, timeout_s=merge_timeout_s, speed=merge_speed)
         self._merge_bytes_per_s = merge_speed.bytes_per_s
@@ -171,6 +174,7 @@ class LibvirtPointInTime:
 
         with _gone_is_clear():
             self._connection.call("release the memory capture", act, vm_uuid=vm_uuid)
+        self._restore_huge_pages(vm_uuid)
 
     def abandon_capture(self, vm_uuid: str, memory_path: str) -> None:
         def act(conn: Any) -> None:
@@ -180,6 +184,11 @@ class LibvirtPointInTime:
 
         with _gone_is_clear():
             self._connection.call("abandon the memory capture", act, vm_uuid=vm_uuid)
+        self._restore_huge_pages(vm_uuid)
+
+    def _restore_huge_pages(self, vm_uuid: str) -> None:
+        if self._huge_pages is not None:
+            self._huge_pages.restore_soon(vm_uuid)
 
     def _hold(self, memory_path: str) -> int:
         # O_RDWR is refused by QEMU: it asks the set for a descriptor that is only for writing

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from stillframe.adapters.libvirt.process import find_qemu
+
 log = logging.getLogger(__name__)
 _PROC = Path("/proc")
 _PIDFD_GETFD = 438  # the same number on every architecture
@@ -38,7 +40,7 @@ def ended(vm_uuid: str) -> Iterator[None]:
     It is asked to end as libvirt asks: it closes its disks in order.
     """
     with ExitStack() as held:
-        pid = _find(vm_uuid)
+        pid = find_qemu(vm_uuid)
         if pid is not None:
             try:
                 _end(pid, held)
@@ -80,16 +82,3 @@ def _is_connected(found: socket.socket) -> bool:
     except OSError:
         return False
     return True
-
-
-def _find(vm_uuid: str) -> int | None:
-    """The process that libvirt started with this uuid."""
-    words = b"\0-uuid\0" + vm_uuid.encode() + b"\0"
-    for process in _PROC.glob("[0-9]*"):
-        try:
-            line = (process / "cmdline").read_bytes()
-            if words in line and b"\0guest=" in line:
-                return int(process.name)
-        except OSError:
-            continue  # it ended while we looked
-    return None

@@ -4,9 +4,9 @@ Before QEMU can track writes it touches every page once ("populate", migration/r
 is to stand still for its disks' sake is stopped just before that ends: stopped earlier, the rest of the pass is part of
 the pause; stopped later, it is too late (see pause.py) and the capture is begun again.
 
-The first pass over a fresh guest goes over huge pages and is short. Tracking splits them: the next pass takes several times
-as long, and those after it about as long as that one. So a guest's own last passes are what counts, and until there are two
-of them what later passes took per page in other guests.
+The first pass over a fresh guest goes over huge pages and is short. Tracking splits them: where they are not put together
+again (huge_pages.py), the next pass takes several times as long, and those after it about as long as that one. So a guest's own
+last passes are what counts, and until there are two of them what later passes took per page in other guests.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from stillframe.adapters.libvirt.qmp import Qmp
 
 _THREAD_NAMES = ("bg_snapshot", "mig/snapshot")  # migration/migration.c, by version
 _NAMED_WITHIN_S = 0.005
-_LEAST_GAIN_S = 0.006
+_LEAST_GAIN_S = (
+    0.02  # the switch of the disks, beside which QEMU goes over a guest that stands still, takes about as long
+)
 _LONGEST_SLEEP_S = 0.05
 _SHORTEST_SLEEP_S = 0.0003
 _PATIENCE = 4.0  # times the forecast on the wall: a thread that gets no processor is not waited for longer
@@ -43,7 +45,7 @@ class Pass:
 
     @property
     def is_worth_while(self) -> bool:
-        """The pass takes longer than it takes to stop a guest; a shorter one may as well be part of the pause."""
+        """The pass takes longer than what the guest stands still for anyway; a shorter one is part of the pause, and never late."""
         return self._wanted_s >= _LEAST_GAIN_S
 
     def begun(self) -> None:

@@ -8,7 +8,8 @@ while QEMU does the rest.
 Too late is a stop that comes behind QEMU's own: memory is then of an earlier moment than the disks would be. QEMU says
 "setup" until after the pass and stops the guest only once it says "active" (migration/migration.c, bg_migration_thread): a
 capture that still says "setup" when our stop is confirmed was in time for certain. Any other was too late, before a disk has
-been touched: the guest goes on, the capture is cancelled and begun again. After some misses the guest is stopped first.
+been touched: the guest goes on, the capture is cancelled and begun again. After some misses the guest is stopped first, as it
+is at once where the pass is short: over huge pages it takes some milliseconds for a GiB (see huge_pages.py).
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ class Pauser:
                 return Fixed(found.taken_at_s, paused_us, found.mode, "", misses)
             log.info("the guest %s was stopped too late for its capture (%d)", domain.name(), misses + 1)
             migration.cancel(qmp)
-            os.ftruncate(fd, 0)  # a page that is written now and is zero by the next attempt would be taken for its
+            # a page that is written now and is zero by the next attempt would be taken for its. Not to nothing: what is written to a
+            # file that was emptied ext4 puts on the disk as soon as anybody closes it, and the guest's own flushes wait for that
+            os.ftruncate(fd, SAVE_IMAGE_OFFSET)
         else:
             misses, watched = _MISSES, self._watch(domain, qmp)
         if _is_paused_by_request(domain):
@@ -140,10 +143,12 @@ class Pauser:
 
 
 def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
-    """Of a guest that stands still already, and is not released. Nothing is done here that can wait until it is."""
+    """Of a guest that stands still already, and is not released. Nothing is done here that can wait until it is: QEMU goes over
+    the memory while the disks are switched.
+    """
+    migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
     domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
     taken_at_s = time.time()
-    migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
     migration.await_tracking(qmp)
     return Fixed(taken_at_s, 0, CaptureMode.BACKGROUND, "")
 
