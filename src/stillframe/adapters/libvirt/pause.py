@@ -44,6 +44,7 @@ _SNAPSHOT_FLAGS = (
 )
 _SWITCHOVER_TIMEOUT_S = 600.0
 _MISSES = 3
+_FIRST_TICKS_S = 0.01  # of a guest that has just been let go: where processors are few they are its own, and what we have to do waits
 _PAGE_KIB = 4
 
 NewPass = Callable[[Qmp, Forecast, str, int], Pass]
@@ -109,6 +110,7 @@ class Pauser:
             released = release_paused(domain)
         _check_stood_still(domain, released)
         paused_us += _us_since(begun_ns)
+        time.sleep(_FIRST_TICKS_S)
         watched.over(migration.setup_s(qmp), in_time=True)
         return Fixed(fixed.taken_at_s, paused_us, fixed.mode, "", misses)
 
@@ -138,6 +140,8 @@ class Pauser:
         if in_time and is_ours:
             _check_stood_still(domain, released)
         pause_us = _us_since(begun_ns) if is_ours else 0
+        if in_time:
+            time.sleep(_FIRST_TICKS_S)
         watched.over(migration.setup_s(qmp), in_time=in_time)
         return Fixed(taken_at_s, pause_us, CaptureMode.BACKGROUND if in_time else None, "")
 
