@@ -23,6 +23,7 @@ from pathlib import Path, PurePath
 from lxml import etree
 from lxml.etree import _Element as Element
 
+from stillframe.adapters.libvirt import cpu_questions
 from stillframe.adapters.libvirt.domain_xml import bytes_of, parse_domain, parse_xml
 from stillframe.adapters.libvirt.save_image import alias_of
 from stillframe.adapters.libvirt.save_image_stream import RamBlock
@@ -105,6 +106,7 @@ def without_words(xml: str) -> str:
             line.remove(word)
     if line is not None and not len(line):
         root.remove(line)
+    cpu_questions.forget(root)
     return etree.tostring(root.getroottree(), encoding="unicode")
 
 

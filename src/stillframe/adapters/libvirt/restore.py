@@ -9,7 +9,7 @@ from typing import Any
 
 import libvirt
 
-from stillframe.adapters.libvirt import lazy_image, migration, rewrite, save_image
+from stillframe.adapters.libvirt import cpu_questions, lazy_image, migration, rewrite, save_image
 from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.domain_xml import parse_domain, read_origin, text_of
 from stillframe.adapters.libvirt.qmp import Qmp
@@ -25,6 +25,7 @@ class LibvirtRestorer:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._asked_in_full: set[str] = set()
         self._capabilities: tuple[object, str] = (None, "")  # of which connection to libvirt, and what it said
 
     def finish_image(self, memory_path: str, runtime_xml: str, runtime_cookie: str) -> None:
@@ -85,7 +86,7 @@ class LibvirtRestorer:
         """
         if not Path(memory_path).is_absolute():
             raise Failed(ErrorCase.HYPERVISOR_FAILED, "the memory file's path is not absolute")
-        runtime_xml = save_image.read_header_xml(memory_path)
+        runtime_xml, cookie_xml = save_image.read_header(memory_path)
 
         def act(conn: Any) -> None:
             current = conn.lookupByUUIDString(configuration.vm_uuid)
@@ -97,11 +98,29 @@ class LibvirtRestorer:
                 if ram is None:
                     raise Failed(ErrorCase.HYPERVISOR_FAILED, "the memory file has no RAM to map")
                 xml = lazy_image.with_words(xml, memory_path, ram)
-            conn.restoreFlags(image_path or memory_path, xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            spared = image_path is not None and cpu_questions.can_be_spared(runtime_xml, cookie_xml)
+            self._start(conn, image_path or memory_path, xml, configuration.vm_uuid, spared=spared)
             # libvirt leaves the capabilities of a sparse restore on; its own next snapshot would fail on them
             migration.set_capabilities(Qmp(conn.lookupByUUIDString(configuration.vm_uuid)))
 
         self._connection.call("restore memory", act, vm_uuid=configuration.vm_uuid, timeout_s=_RESTORE_TIMEOUT_S)
+
+    def _start(self, conn: Any, image_path: str, xml: str, vm_uuid: str, *, spared: bool) -> None:
+        """``spared``: without libvirt's questions about the CPU, if it starts so; for a VM that did not they are not spared again."""
+        failed: libvirt.libvirtError | None = None
+        if spared and vm_uuid not in self._asked_in_full:
+            try:
+                conn.restoreFlags(image_path, cpu_questions.spare(xml), libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            except libvirt.libvirtError as error:
+                if conn.lookupByUUIDString(vm_uuid).isActive():
+                    raise
+                failed = error
+            else:
+                return
+        conn.restoreFlags(image_path, xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+        if failed:
+            log.info("VM %s starts with all of libvirt's questions about its CPU alone: %s", vm_uuid, failed)
+            self._asked_in_full.add(vm_uuid)
 
     def was_restored(self, vm_uuid: str, memory_path: str) -> bool:
         def act(domain: Any) -> bool:

@@ -143,7 +143,12 @@ def is_save_image(path: str) -> bool:
 
 
 def read_header_xml(path: str) -> str:
-    """The domain XML in a header as ``write_header`` writes it.
+    """The domain XML in a header as ``write_header`` writes it; raises as ``read_header`` does."""
+    return read_header(path)[0]
+
+
+def read_header(path: str) -> tuple[str, str]:
+    """The domain XML and the cookie ("": none) in a header as ``write_header`` writes it.
 
     Raises:
         Failed: HYPERVISOR_FAILED: no such header; STORAGE_FAILED: it could not be read.
@@ -160,8 +165,9 @@ def read_header_xml(path: str) -> str:
     text, end, _ = raw[_HEADER_BYTES : _HEADER_BYTES + (cookie_offset or data_bytes)].partition(b"\0")
     if not end:
         raise _not_a_header("the XML has no end")
+    cookie = raw[_HEADER_BYTES + cookie_offset :].partition(b"\0")[0] if cookie_offset else b""
     try:
-        return text.decode()
+        return text.decode(), cookie.decode()
     except UnicodeDecodeError:
         raise _not_a_header("the XML is not UTF-8") from None
 
