@@ -74,6 +74,7 @@ class Bench:
                 for measure in snapshots.in_round(ground, number):
                     self._part("snapshots", measure)
             self._part("footprint", partial(footprint.measure, ground))
+            self._part("footprint", partial(footprint.measure_compressed, ground))
             self._part("changes", partial(disks.measure_changes, ground))
             for _ in range(self._scale.merges):
                 self._part("merge", partial(disks.measure_merge, ground))

@@ -49,6 +49,7 @@ _OTHERS = (
     ("change.much", "Rollback without memory, much changed: Stillframe", "ms"),
     ("footprint.pages", "Guest's pages that are not zero", "MiB"),
     ("footprint.disk", "Memory state of the same guest on disk: Stillframe", "MiB"),
+    ("footprint.zstd", "Memory state of a guest like it, compressed (zstd, btrfs)", "MiB"),
     ("merge.stillframe", "Live delete of a layer: Stillframe", "MiB/s"),
     ("merge.virsh", "The same of a guest like it: virsh blockcommit", "MiB/s"),
     ("merge.commit", "The same layer, nobody has it open: qemu-img commit", "MiB/s"),

@@ -29,6 +29,8 @@ from stillframe.adapters.libvirt.huge_pages import HugePages
 from stillframe.adapters.libvirt.inventory import LibvirtInventory, LibvirtPower
 from stillframe.adapters.libvirt.keeper import LibvirtKeeper
 from stillframe.adapters.libvirt.pacer import Speed
+from stillframe.adapters.memory.compression import why_not_compressed
+from stillframe.adapters.memory.files import storage_errors
 from stillframe.adapters.memory.local import LocalMemoryStore
 from stillframe.adapters.metadata.database import look_at_metadata, open_metadata
 from stillframe.adapters.metrics.prometheus import PrometheusMetrics
@@ -142,7 +144,7 @@ def build(settings: Settings, watch: Watch = unwatched) -> Service:
         fixer=fixer,
         keeper=keeper,
         volumes=_volumes(settings),
-        memory_store=LocalMemoryStore(settings.state),
+        memory_store=LocalMemoryStore(settings.state, compressed=settings.compress_memory),
         metadata=metadata,
         guests=LibvirtGuests(connection, settings.state / "guests"),
         limits=Limits(
@@ -192,6 +194,14 @@ def _why_not_traced(settings: Settings) -> str:
     )
 
 
+def _why_not_compressed(settings: Settings) -> str:
+    """Why memory cannot be compressed as the settings say, in both languages; empty when it can, or need not."""
+    if not settings.compress_memory:
+        return ""
+    with storage_errors(str(settings.state)):
+        return why_not_compressed(settings.state)
+
+
 def _volumes(settings: Settings) -> Qcow2Volumes:
     return Qcow2Volumes(
         commit_timeout_s=settings.merge_timeout_s,
@@ -213,7 +223,7 @@ def serve(settings: Settings, watch: Watch = unwatched) -> int:
         return 2
     try:
         settings.state.mkdir(parents=True, exist_ok=True, mode=0o711)
-        if refusal := why_not_kept(settings.state):
+        if refusal := why_not_kept(settings.state) or _why_not_compressed(settings):
             print(refusal, file=sys.stderr)  # noqa: T201 -- see above
             return 2
         with only_one_on(settings):

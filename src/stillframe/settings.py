@@ -166,6 +166,11 @@ class Settings(BaseSettings):
         "the same place takes space once, on file systems that can share blocks of files (XFS, btrfs). Done behind it, a little at "
         "a time; what is shared is read from the disk again when it is needed.",
     )
+    compress_memory: bool = Field(
+        False,
+        description="Memory states are compressed with zstd by the file system that they lie on, which must be btrfs: they take less "
+        "space, and are rolled back to as before. What is shown as their size is what they hold, not what the disk gave for it.",
+    )
     shutdown_timeout_s: int = Field(
         30,
         ge=0,

@@ -56,6 +56,32 @@ def shared_bytes(service: Service, one: Path, two: Path) -> int:
     return int(found[-1])
 
 
+@pytest.mark.parametrize("service", ["btrfs"], indirect=True)
+def test_memory_that_is_compressed(service: Service) -> None:
+    """It takes less space, shares all the same, and is what it was."""
+    service.stop()
+    service.configure(compress_memory="true")
+    service.start()
+    vm = service.guest("packed", memory_mib=192, fill_mib=0, dirty_pages=0)
+    try:
+        moments = {name: snapshot_memory(vm, name) for name in ("one", "two")}
+        one, two = (memory_file(vm.get(name)) for name in moments)
+        said = shared_bytes(service, one, two)
+        occupied = one.stat().st_blocks * 512
+        assert occupied > 24 * _MIB, "a kernel and its program"
+        assert said > occupied / 2
+        assert used_bytes(one.parent) < occupied * 0.7
+        assert int(vm.get("one")["attr"]["memory_bytes"]) == occupied
+        assert service.get("/v1/stillframe/doctor", deep=True)["findings"] == []
+        roll_back_and_check(vm, "one", moments["one"])
+        vm.delete("one")
+        roll_back_and_check(vm, "two", moments["two"])
+        check_census(service)
+    finally:
+        vm.shutoff()
+        service.post("/v1/stillframe/guest/delete", name=vm.name)
+
+
 def test_a_second_snapshot_with_memory_takes_what_has_changed(service: Service, vm: Vm) -> None:
     moments = {"one": snapshot_memory(vm, "one")}
     one = memory_file(vm.get("one"))

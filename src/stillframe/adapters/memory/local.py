@@ -17,6 +17,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from stillframe.adapters.memory.compression import compress
 from stillframe.adapters.memory.digests import Digests
 from stillframe.adapters.memory.files import (
     OPEN_NEW,
@@ -64,7 +65,9 @@ class LocalMemoryStore:
     else. Where nothing else is said, an error is ``Failed`` STORAGE_FAILED or SPACE_EXHAUSTED.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, compressed: bool = False) -> None:
+        """``compressed``: by the file system, where it can (``why_not_compressed``)."""
+        self._compressed = compressed
         self._root = root.absolute()
         self._memory = self._root / "memory"
         self._screenshots = self._root / "screenshots"
@@ -101,6 +104,8 @@ class LocalMemoryStore:
                     f"memory state {memory_uuid} needs {needed_bytes} bytes, {free} are free in {self._memory}",
                 )
             os.close(os.open(path, OPEN_NEW, 0o600))
+            if self._compressed:
+                compress(path)
             sync_directory(self._memory)
         return path
 
@@ -150,7 +155,7 @@ class LocalMemoryStore:
             self._shares = can_share(source, target)
             if not self._shares:
                 return 0
-            with own_blocks(target, self._memory) as own:
+            with own_blocks(target, self._memory, compressed=self._compressed) as own:
                 for found in unhurried(share_chunks(source, target, own), goes_on):
                     shared += found or 0
         return shared

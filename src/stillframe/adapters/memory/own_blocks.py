@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stillframe.adapters.memory.compression import compress
 from stillframe.adapters.memory.dedupe import share
 
 _BTRFS_MAGIC = 0x9123683E  # BTRFS_SUPER_MAGIC of <linux/magic.h>
@@ -57,8 +58,8 @@ class OwnBlocks:
 
 
 @contextmanager
-def own_blocks(target: int, directory: Path) -> Iterator[OwnBlocks | None]:
-    """``directory``: on the target's file system. None where the file system frees what nobody needs block by block.
+def own_blocks(target: int, directory: Path, *, compressed: bool = False) -> Iterator[OwnBlocks | None]:
+    """``directory``: on the target's file system. ``compressed``: they are stored so again. None where the file system frees what nobody needs block by block.
 
     Raises:
         OSError: there can be no file without a name.
@@ -68,6 +69,8 @@ def own_blocks(target: int, directory: Path) -> Iterator[OwnBlocks | None]:
         return
     spare = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
+        if compressed:
+            compress(spare)
         yield OwnBlocks(target, spare)
     finally:
         os.close(spare)
