@@ -51,7 +51,7 @@ gcc -std=gnu11 -O2 -Wall -Wextra -Werror -static -pthread -s -o "$work/initrd/bi
 
 # In load order. What is built into a kernel (virtio itself from 6.12 on) has no file and needs none.
 number=10
-for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk evdev button; do
+for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_balloon evdev button; do
   file=$(unpacked "$module.ko*")
   [ -n "$file" ] || continue
   number=$((number + 1))

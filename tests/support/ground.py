@@ -28,7 +28,7 @@ class Ground:
     service: StruckService
     vms: list[Vm] = field(default_factory=list)
 
-    def vm(self, name: str, *, size: str = "64M", disks: int = 1, data_mib: int = 0, **machine: int) -> Vm:
+    def vm(self, name: str, *, size: str = "64M", disks: int = 1, data_mib: int = 0, **machine: Any) -> Vm:
         """A witness guest, shut off. ``data_mib``: so much of its first disk is written. ``machine``: see ``domain_xml``."""
         one = lot(self.service, name)
         paths = [image(one.directory / f"disk-{n}.qcow2", size=size) for n in range(disks)]

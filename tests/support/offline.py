@@ -139,10 +139,11 @@ def domain_xml(
     dirty_pages: int = 20,
     monitor: str = "",
     kernel: str = "",
+    balloon: str = "model='none'",
 ) -> str:
     """A definition of the witness guest; ``monitor``: the path of a QMP socket beside libvirt's own.
 
-    ``kernel``: more words for its command line, the last of which counts (``tick_us=5000``).
+    ``kernel``: more words for its command line, the last of which counts (``tick_us=5000``). ``balloon``: attributes.
     """
     beside = ""
     if monitor:
@@ -169,7 +170,7 @@ def domain_xml(
       <target port='0'/>
     </serial>
     <video><model type='vga'/></video>
-    <memballoon model='none'/>
+    <memballoon {balloon}/>
   </devices>
   {beside}
 </domain>"""
