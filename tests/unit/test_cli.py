@@ -331,3 +331,17 @@ def test_the_installed_program(state: Path, door: DoorClient) -> None:
     command = [str(program), "vm", "list", "--state", str(state)]
     done = subprocess.run(command, check=True, capture_output=True, env=environment, timeout=30)
     assert VM.encode() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("called", "meant"), [("delete", "rm"), ("revert", "rollback"), ("list", "ls"), ("create", "take")]
+)
+def test_who_calls_a_command_otherwise_is_told_its_name(
+    called: str, meant: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for language, words in (("en_US.UTF-8", f'No such command "{called}"'), ("zh_CN.UTF-8", f"没有命令“{called}”")):
+        monkeypatch.setenv("LC_ALL", language)
+        result = run(called, "vm", "name")
+        assert result.code == 2
+        assert words in result.err
+        assert f"stillframe {meant}" in result.err

@@ -34,10 +34,25 @@ from stillframe.cli.words import Words, reads_chinese
 
 log = logging.getLogger("stillframe.cli")
 _ONE_LINE = "10000"
+# what virsh, git and others call them
+_MEANT = {
+    "delete": "rm", "remove": "rm", "del": "rm", "create": "take", "snapshot": "take", "save": "take", "revert": "rollback",
+    "restore": "rollback", "list": "ls", "vms": "ls", "info": "show", "get": "show", "modify": "edit", "describe": "edit",
+}  # fmt: skip
 
 
 class _Commands(TyperGroup):
-    """What is wrong with a command line is told by Typer, in English: who reads Chinese is told so first."""
+    """What is wrong with a command line is told by Typer, in English: who reads Chinese is told so first.
+
+    Who calls a command by another's name for the same is told ours.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name not in self.commands and (meant := _MEANT.get(name)) in self.commands:
+            english = f'No such command "{name}": it is "stillframe {meant}".'
+            ctx.fail(Words(english, f"没有命令“{name}”：请用“stillframe {meant}”。").said())
+        return super().resolve_command(ctx, args)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _introduced():

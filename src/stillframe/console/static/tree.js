@@ -87,7 +87,7 @@ export function treeView({ onChoose, onOpen, onFold }) {
     },
     s("rect", { class: "card", width: WIDTH, height: HEIGHT, rx: 9 }),
     snapshot?.screenshot_url ? s("rect", { class: "thumb", x: 8, y: 8, width: THUMB, height: HEIGHT - 16, rx: 3 }) : null,
-    s("text", { x: textX, y: 28 }, cut(first, Math.floor((WIDTH - textX - (marks.length ? 28 : 10)) / 8.3))),
+    s("text", { x: textX, y: 28 }, cut(first, Math.floor((WIDTH - textX - (marks.length ? 32 : 10)) / 8.6))),
     below,
     ...marks);
     ageing(group, () => {

@@ -7,11 +7,11 @@ const EN = {
   search: "Search", searchMachines: "Name or uuid", allStates: "All states", state: "State", name: "Name", tenant: "Tenant",
   work: "Work", noMachines: "No virtual machine matches.",
   noneYet: "There is no virtual machine yet. All of the service's libvirt are shown here by themselves, to a tenant those that were assigned to it.",
-  nMachines: "{n} virtual machines",
+  nMachines: ["{n} virtual machine", "{n} virtual machines"],
   take: "Take snapshot", rollBack: "Roll back", rollBackDisks: "Single disks …", edit: "Edit", remove: "Delete",
   start: "Start", shutdown: "Shut down", shutoff: "Power off", cancel: "Cancel", close: "Close",
   now: "Current state", running: "running", nowEmpty: "no snapshot yet", changed: "{size} changed", sizeUnknown: "size not known",
-  snapshots: "{n} snapshots", total: "{size} in all", folded: "{n} snapshots", unfold: "Show {n} snapshots", foldAll: "Fold long runs",
+  snapshots: ["{n} snapshot", "{n} snapshots"], total: "{size} in all", folded: "{n} snapshots", unfold: "Show {n} snapshots", foldAll: "Fold long runs",
   zoomIn: "Zoom in", zoomOut: "Zoom out", fit: "Show all", findSnapshot: "Find a snapshot", found: "{i} of {n}", notFound: "not found",
   tree: "Tree of snapshots", details: "Details", choose: "Choose a snapshot in the tree to see what it holds.",
   description: "Description", taken: "Taken", disks: "Disks", memory: "Memory", onDisk: "{size} on disk",
@@ -127,7 +127,9 @@ export function show() {
 
 /** The words of this name in the chosen language, with {names} filled in. */
 export function t(name, values = {}) {
-  return DICTIONARIES[language][name].replace(/\{(\w+)\}/g, (_, key) => String(values[key] ?? ""));
+  const words = DICTIONARIES[language][name];
+  // where one is said otherwise than many there are both
+  return (Array.isArray(words) ? words[Number(values.n !== 1)] : words).replace(/\{(\w+)\}/g, (_, key) => String(values[key] ?? ""));
 }
 
 /** One of a group of words, such as the states; what has none is shown as it is. */
