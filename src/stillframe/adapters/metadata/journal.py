@@ -62,13 +62,17 @@ class SqlJournal:
 
     def step_done(self, operation_uuid: str, step: str, *, committed: bool) -> None:
         """Repeatable: a step keeps its first position. Only a running operation commits (else ``Failed`` INTERNAL)."""
-        current = self._require(operation_uuid)
-        if committed and current.state not in (OperationState.RUNNING, OperationState.COMMITTED):
-            raise Failed(ErrorCase.INTERNAL, f"operation {operation_uuid} is {current.state} and cannot commit")
-        if committed and current.state is OperationState.RUNNING and current.cancel_requested:
+        # asked before every step's end, while somebody waits: no more than is needed
+        chosen = sa.select(operations.c.state, operations.c.cancel_requested).where(operations.c.uuid == operation_uuid)
+        current = self._connection.execute(chosen).one_or_none()
+        if current is None:
+            raise _unknown(operation_uuid)
+        state = OperationState(current.state)
+        if committed and state not in (OperationState.RUNNING, OperationState.COMMITTED):
+            raise Failed(ErrorCase.INTERNAL, f"operation {operation_uuid} is {state} and cannot commit")
+        if committed and state is OperationState.RUNNING and current.cancel_requested:
             raise Refused(ErrorCase.CANCELLED, f"operation {operation_uuid} was cancelled")
-        if step not in current.steps_done:
-            self._record_step(operation_uuid, step)
+        self._record_step(operation_uuid, step)
         if committed:
             self._update(operation_uuid, state=OperationState.COMMITTED)
 
@@ -147,11 +151,13 @@ class SqlJournal:
         raise Refused(ErrorCase.VM_BUSY, desc)
 
     def _record_step(self, operation_uuid: str, step: str) -> None:
-        mine = operation_steps.c.operation_uuid == operation_uuid
-        position = self._connection.execute(sa.select(sa.func.count()).where(mine)).scalar_one()
-        self._connection.execute(
-            sa.insert(operation_steps).values(operation_uuid=operation_uuid, position=position, step=step)
-        )
+        """Behind those that are done; one that is done already keeps its place."""
+        done = sa.select(operation_steps.c.step).where(operation_steps.c.operation_uuid == operation_uuid)
+        steps = self._connection.execute(done).scalars().all()
+        if step not in steps:
+            self._connection.execute(
+                sa.insert(operation_steps).values(operation_uuid=operation_uuid, position=len(steps), step=step)
+            )
 
     def _update(self, operation_uuid: str, **values: Any) -> None:
         changed = self._connection.execute(
