@@ -285,5 +285,5 @@ def test_every_step_of_every_operation_has_a_name_in_both_languages() -> None:
 
 
 def _words_in(dictionary: str) -> set[str]:
-    """The names of the words, without those of groups."""
-    return set(re.findall(r"(\w+): \"", re.sub(r"\w+: \{[^{}]*\}", "", dictionary.rsplit("= {", maxsplit=1)[-1])))
+    """The names of the words, those of one and of many included, without those of groups."""
+    return set(re.findall(r"(\w+): \[?\"", re.sub(r"\w+: \{[^{}]*\}", "", dictionary.rsplit("= {", maxsplit=1)[-1])))
