@@ -35,7 +35,7 @@ class Pass:
     def __init__(self, qmp: Qmp, forecast: Forecast, guest: str, pages: int) -> None:
         self._forecast = forecast
         self._guest = guest
-        self._pages = pages
+        self.pages = pages
         self._tasks = _tasks_of(qmp)
         self._before = frozenset(_names_in(self._tasks))
         self._wanted_s = forecast.stop_after_s(guest, pages)
@@ -80,7 +80,7 @@ class Pass:
         """
         worked_s = self._worked_s() if self._began_s else None
         took_s = self._seen_s if in_time and self._seen_s else min(worked_s or on_wall_s, on_wall_s)
-        self._forecast.learn(self._guest, self._pages, took_s, in_time=in_time)
+        self._forecast.learn(self._guest, self.pages, took_s, in_time=in_time)
 
     def _worked_s(self) -> float | None:
         """None: the thread is no more."""

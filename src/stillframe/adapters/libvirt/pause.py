@@ -81,14 +81,15 @@ class Pauser:
         ``xml``: the disks' switch, as libvirt reads it. ``setup``: the prepared capture; it goes on behind this call. ``fd``:
         what QEMU writes the memory to; emptied before another attempt.
         """
+        pages = _pages(domain)
         if not _runs(domain):
-            return _fix_still(domain, xml, qmp, setup)
+            return _fix_still(domain, xml, qmp, setup, pages)
         paused_us = misses = 0
         for misses in range(_MISSES):
-            watched = self._watch(domain, qmp)
+            watched = self._watch(domain, qmp, pages)
             if not watched.is_worth_while:
                 break
-            found = self._try(domain, xml, qmp, setup, watched)
+            found = self._try(domain, xml, qmp, setup, watched, pages)
             paused_us += found.pause_us
             if found.mode is not None:
                 return Fixed(found.taken_at_s, paused_us, found.mode, "", misses)
@@ -98,14 +99,14 @@ class Pauser:
             # file that was emptied ext4 puts on the disk as soon as anybody closes it, and the guest's own flushes wait for that
             os.ftruncate(fd, SAVE_IMAGE_OFFSET)
         else:
-            misses, watched = _MISSES, self._watch(domain, qmp)
+            misses, watched = _MISSES, self._watch(domain, qmp, pages)
         if _is_paused_by_request(domain):
-            return replace(_fix_still(domain, xml, qmp, setup), pause_us=paused_us, misses=misses)
+            return replace(_fix_still(domain, xml, qmp, setup, pages), pause_us=paused_us, misses=misses)
         begun_ns = time.monotonic_ns()
         domain.suspend()
         released = False
         try:
-            fixed = _fix_still(domain, xml, qmp, setup)
+            fixed = _fix_still(domain, xml, qmp, setup, pages)
         finally:
             released = release_paused(domain)
         _check_stood_still(domain, released)
@@ -114,11 +115,11 @@ class Pauser:
         watched.over(migration.setup_s(qmp), in_time=True)
         return Fixed(fixed.taken_at_s, paused_us, fixed.mode, "", misses)
 
-    def _watch(self, domain: Any, qmp: Qmp) -> Pass:
+    def _watch(self, domain: Any, qmp: Qmp, pages: int) -> Pass:
         """Libvirt's id of a domain is another one after each start: a new QEMU has new memory."""
-        return self._new_pass(qmp, self._forecast, f"{domain.UUIDString()}/{domain.ID()}", _pages(domain))
+        return self._new_pass(qmp, self._forecast, f"{domain.UUIDString()}/{domain.ID()}", pages)
 
-    def _try(self, domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, watched: Pass) -> Fixed:
+    def _try(self, domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, watched: Pass, pages: int) -> Fixed:
         """One attempt; ``mode`` is None for one that was too late: no disk was touched, and the capture is to be cancelled."""
         migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
         watched.begun()
@@ -133,7 +134,7 @@ class Pauser:
             if in_time:
                 domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
                 taken_at_s = time.time()
-                migration.await_tracking(qmp, watched.goes_on)
+                migration.await_tracking(qmp, pages, watched.goes_on)
         finally:
             if is_ours:
                 released = release_paused(domain)
@@ -146,14 +147,14 @@ class Pauser:
         return Fixed(taken_at_s, pause_us, CaptureMode.BACKGROUND if in_time else None, "")
 
 
-def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup) -> Fixed:
+def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, pages: int) -> Fixed:
     """Of a guest that stands still already, and is not released. Nothing is done here that can wait until it is: QEMU goes over
     the memory while the disks are switched.
     """
     migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
     domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
     taken_at_s = time.time()
-    migration.await_tracking(qmp)
+    migration.await_tracking(qmp, pages)
     return Fixed(taken_at_s, 0, CaptureMode.BACKGROUND, "")
 
 
