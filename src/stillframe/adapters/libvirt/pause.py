@@ -89,7 +89,7 @@ class Pauser:
             watched = self._watch(domain, qmp, pages)
             if not watched.is_worth_while:
                 break
-            found = self._try(domain, xml, qmp, setup, watched, pages)
+            found = self._try(domain, xml, qmp, setup, watched)
             paused_us += found.pause_us
             if found.mode is not None:
                 return Fixed(found.taken_at_s, paused_us, found.mode, "", misses)
@@ -119,7 +119,7 @@ class Pauser:
         """Libvirt's id of a domain is another one after each start: a new QEMU has new memory."""
         return self._new_pass(qmp, self._forecast, f"{domain.UUIDString()}/{domain.ID()}", pages)
 
-    def _try(self, domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, watched: Pass, pages: int) -> Fixed:
+    def _try(self, domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, watched: Pass) -> Fixed:
         """One attempt; ``mode`` is None for one that was too late: no disk was touched, and the capture is to be cancelled."""
         migration.start(qmp, setup, SAVE_IMAGE_OFFSET)
         watched.begun()
@@ -134,7 +134,7 @@ class Pauser:
             if in_time:
                 domain.snapshotCreateXML(xml, _SNAPSHOT_FLAGS)
                 taken_at_s = time.time()
-                migration.await_tracking(qmp, pages, watched.goes_on)
+                migration.await_tracking(qmp, watched.pages, watched.goes_on)
         finally:
             if is_ours:
                 released = release_paused(domain)
