@@ -20,6 +20,7 @@ from stillframe.adapters.libvirt.connection import Connection
 from stillframe.adapters.libvirt.lazy_image import lives_on
 from stillframe.adapters.libvirt.pause import Pauser
 from stillframe.adapters.libvirt.restore import LibvirtRestorer
+from stillframe.domain.errors import Failed
 from stillframe.ports.hypervisor import SavedConfiguration
 from support.ground import Ground
 from support.service import Vm
@@ -62,6 +63,7 @@ class Saved:
     def __init__(self, ground: Ground, connection: Connection, vm: Vm) -> None:
         self._ground, self._vm, self._times = ground, vm, 0
         self.restorer = LibvirtRestorer(connection)
+        self._image = str(directory(vm) / "lazy.image")
         self._frozen = {target: vm.disk_path(target) for target in TARGETS}
         fixer = LibvirtPointInTime(connection, merge_timeout_s=60, pauser=Pauser(Stopped(vm).watch))
         request = request_for(vm, self._frozen, "saved")
@@ -70,20 +72,33 @@ class Saved:
         path = Path(finish(fixer, self.restorer, request, self._point))
         self._memory = path.rename(path.with_name("0b7a4f0e-6f1e-4a5e-8d39-3f9a5a1b2c3d.mem"))
 
+    def fail_to_go_back(self) -> None:
+        with pytest.raises(Failed):
+            self._restore(self._prepared())
+        assert self._ground.domstate(self._vm) == "shut off"
+
     def go_back(self) -> None:
-        self._times += 1
-        new = overlays(self._vm, f"back-{self._times}", self._frozen)
-        back = {target: (file, "qcow2") for target, file in new.items()}
-        configuration = SavedConfiguration(self._vm.uuid, self._point.definition_xml, back)
-        image = directory(self._vm) / "lazy.image"
-        assert self.restorer.prepare_lazily(str(self._memory), str(image), configuration)
+        configuration = self._prepared()
         mark = len(self._vm.witness().lines())
-        self._ground.virsh("destroy", self._vm.name)
-        self.restorer.restore(str(self._memory), configuration, str(image))
+        self._restore(configuration)
         self._vm.await_ticks(10)
         assert self._vm.witness().resumption(mark).n > 0
         assert self._vm.witness().torn() == []
         assert len(self._vm.witness().boots()) == 1
+
+    def _prepared(self) -> SavedConfiguration:
+        """The VM is off."""
+        self._times += 1
+        new = overlays(self._vm, f"back-{self._times}", self._frozen)
+        back = {target: (file, "qcow2") for target, file in new.items()}
+        configuration = SavedConfiguration(self._vm.uuid, self._point.definition_xml, back)
+        assert self.restorer.prepare_lazily(str(self._memory), self._image, configuration)
+        if self._ground.domstate(self._vm) == "running":
+            self._ground.virsh("destroy", self._vm.name)
+        return configuration
+
+    def _restore(self, configuration: SavedConfiguration) -> None:
+        self.restorer.restore(str(self._memory), configuration, self._image)
 
 
 @pytest.fixture
@@ -144,6 +159,7 @@ def test_a_libvirt_that_does_not_know_the_word(
         return spare(xml).replace(WORD, "no-such-capability")
 
     monkeypatch.setattr(cpu_questions, "spare", unknown)
+    saved.fail_to_go_back()
     for _ in range(2):
         saved.go_back()
         assert "no-such-capability" not in ground.virsh("dumpxml", vm.name)

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,30 @@ def test_a_guest_that_somebody_lets_run_in_its_pause_is_noticed(
     fixer = LibvirtPointInTime(connection, merge_timeout_s=60, pauser=Pauser(Stopped(vm, *LATE[1:4]).watch))
     frozen = {target: vm.disk_path(target) for target in TARGETS}
     request = request_for(vm, frozen, "taken")
+    with pytest.raises(Failed, match="somebody let the guest run"):
+        fixer.fix_point(request)
+    fixer.abandon_point(request, lambda _target: None)
+    assert {target: vm.disk_path(target) for target in TARGETS} == frozen
+    assert ground.domstate(vm) == "running"
+    vm.await_ticks(10)
+    assert vm.witness().torn() == []
+
+
+def test_a_guest_of_its_owner_s_pause_that_he_lets_run_meanwhile_is_noticed(
+    ground: Ground, connection: Connection, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He may at any time; then it is no moment of disks and memory together, and it is his to let run."""
+    await_tracking = migration.await_tracking
+
+    def its_owner_lets_it_run(*arguments: Any) -> None:
+        await_tracking(*arguments)
+        ground.virsh("resume", vm.name)
+
+    monkeypatch.setattr(migration, "await_tracking", its_owner_lets_it_run)
+    fixer = LibvirtPointInTime(connection, merge_timeout_s=60, pauser=Pauser(Stopped(vm).watch))
+    frozen = {target: vm.disk_path(target) for target in TARGETS}
+    request = replace(request_for(vm, frozen, "taken"), vm_was_running=False)
+    ground.virsh("suspend", vm.name)
     with pytest.raises(Failed, match="somebody let the guest run"):
         fixer.fix_point(request)
     fixer.abandon_point(request, lambda _target: None)

@@ -62,7 +62,7 @@ def test_a_guest_has_its_huge_pages_back_after_a_snapshot(guest: Callable[..., V
     assert before >= 64 << 20, "what the guest has filled stands in huge pages"
     for name in ("first", "second"):
         moment = snapshot_memory(vm, name)
-        eventually(lambda: in_huge_pages() >= before * 0.9, f"huge pages are back: {in_huge_pages()} of {before}")
+        eventually(lambda: in_huge_pages() >= before * 0.9, f"{before} bytes of huge pages are back")
         vm.await_ticks(10)
     assert vm.witness().torn() == []
     roll_back_and_check(vm, "second", moment)

@@ -44,6 +44,8 @@ def cookie(cpu: str) -> str:
         (domain(), "", False),
         (domain(), "<cookie/>", False),
         (domain(FULL, arch="aarch64"), "", False),
+        (domain(FULL, "<features><acpi/><hyperv mode='custom'><vpindex state='on'/></hyperv></features>"), "", False),
+        (domain(FULL, "<features><acpi/></features>"), "", True),
         (domain(FULL, CAPABILITIES.format("")), "", False),
         ("<domain type='kvm'><name>vm</name></domain>", cookie(FULL), False),
     ],

@@ -47,6 +47,15 @@ def test_the_second_pass_of_a_guest_is_like_the_later_ones_of_others() -> None:
     assert forecast.stop_after_s("c", PAGES) < 0.005, "the first one of a guest is always short"
 
 
+def test_short_passes_tell_nothing_of_other_guests() -> None:
+    """Over huge pages a guest's second pass is as short as its first; and a small guest's takes its time for other things."""
+    forecast = Forecast()
+    for _ in range(3):
+        forecast.learn("small", 65_536, 0.005, in_time=True)  # 76 ns a page
+    forecast.learn("large", 1_048_576, 0.016, in_time=True)
+    assert forecast.stop_after_s("large", 1_048_576) < 0.016
+
+
 def test_who_came_too_late_comes_earlier_next_time_and_only_slowly_later_again() -> None:
     forecast = Forecast()
     for _ in range(3):

@@ -98,17 +98,28 @@ def _restore_lazily(world: World, wanted: Restoration, scratch: Scratch) -> bool
         prepare(world, wanted, scratch)  # an interrupted run had
     if not is_lazy(scratch):
         return False
+    return _start_lazily(world, wanted, scratch, scratch.pop(_IMAGE))
+
+
+def _start_lazily(world: World, wanted: Restoration, scratch: Scratch, image: str) -> bool:
+    """As ``_restore_lazily``, from what was prepared."""
     path = world.memory_store.capture_path(wanted.memory_uuid)
-    try:
-        world.keeper.restore(path, wanted.configuration, scratch.pop(_IMAGE))
-    except StillframeError as error:
-        if _runs_restored(world, wanted, world.inventory.get_vm(wanted.vm_uuid)):
-            return True  # only the reply was lost
-        world.power.ensure_off(wanted.vm_uuid)
-        log.warning("VM %s could not be restored lazily, its memory is loaded: %s", wanted.vm_uuid, error.desc)
-        # what it had begun to write it wrote on from that memory: onto such disks it may not come back
-        return _is_refused_as_written(world, wanted, error, scratch)
-    return True
+    for last in (False, True):
+        try:
+            world.keeper.restore(path, wanted.configuration, image)
+        except StillframeError as error:
+            if _runs_restored(world, wanted, world.inventory.get_vm(wanted.vm_uuid)):
+                return True  # only the reply was lost
+            world.power.ensure_off(wanted.vm_uuid)
+            # what it had begun to write it wrote on from that memory: onto such disks it may not come back
+            if _is_refused_as_written(world, wanted, error, scratch):
+                return True
+            # the adapter asks more of the second start of a VM than of its first
+            then = "its memory is loaded" if last else "once more"
+            log.warning("VM %s could not be restored lazily, %s: %s", wanted.vm_uuid, then, error.desc)
+        else:
+            return True
+    return False
 
 
 def _is_refused_as_written(world: World, wanted: Restoration, error: StillframeError, scratch: Scratch) -> bool:

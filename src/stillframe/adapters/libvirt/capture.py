@@ -123,6 +123,8 @@ class LibvirtPointInTime:
                 unless_it_dies(domain, lambda: self._take_back(domain, request, on_switch))
 
         self._connection.call("take a point in time back", act, vm_uuid=request.vm_uuid, timeout_s=_STEP_TIMEOUT_S)
+        if request.memory_path is not None:
+            self._restore_huge_pages(request.vm_uuid)
 
     def _take_back(self, domain: Any, request: PointRequest, on_switch: OnSwitch) -> None:
         # first of all the guest runs again; all else can wait

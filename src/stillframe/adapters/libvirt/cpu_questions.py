@@ -6,8 +6,12 @@ CPUID instead, with two questions, and decides the same by them. One of the gues
 of this start alone (<qemu:capabilities>, as <qemu:commandline> is a word to libvirt's QEMU driver that its owner answers for).
 
 It is done only where nothing can be lost by it: where libvirt itself makes sure that the guest gets exactly the CPU that it had
-(check "full"), or looks at no feature at all. The words of CPUID hold no features of MSRs: a CPU that has some is refused by that
-check, before the guest runs. Whoever starts it asks again then, in full.
+(check "full"), or takes it as it comes. The words of CPUID hold no features of MSRs: a CPU that is to have some is refused by that
+check, before the guest runs, and whoever restores it asks again, in full. What QEMU would give of MSRs beyond the saved CPU is not
+seen; it gives what that CPU's model says, as it did when the guest was started first.
+
+The word is taken out of what a snapshot stores of a guest that lives on its file, also an owner's own of the same kind; whoever defines
+the XML of the running guest defines it with its words.
 
 Sources: libvirt's src/qemu/qemu_process.c (qemuProcessFetchGuestCPU, qemuProcessStartUpdateCustomCaps),
 src/cpu/cpu_x86.c (virCPUx86UpdateLive); formatdomain.html, "QEMU capabilities override".
@@ -31,6 +35,10 @@ def can_be_spared(runtime_xml: str, cookie_xml: str) -> bool:
     root = parse_domain(runtime_xml)
     machine = root.find("os/type")
     if machine is None or machine.get("arch") not in ("x86_64", "i686") or root.find(_CAPABILITIES) is not None:
+        return False
+    if (
+        root.find("features/hyperv") is not None
+    ):  # libvirt looks for those in every mode, and QEMU has no such words of CPUID any more
         return False
     # the cookie has the CPU as it was really started; libvirt starts it so again
     cpu = parse_xml(cookie_xml).find("cpu") if cookie_xml else root.find("cpu")

@@ -20,6 +20,9 @@ _LEAD_S = 0.002  # from the request to the guest's stop
 _LEAST_MARGIN = 0.06
 _FIRST_MARGIN = 0.12
 _MOST_MARGIN = 0.6
+_TELLING_S = (
+    0.02  # of a shorter pass much is not the memory's; and one over huge pages tells nothing of one over small ones
+)
 _KEPT_PASSES = 2
 _KEPT_GUESTS = 4096
 
@@ -63,7 +66,7 @@ class Forecast:
             self._guests.move_to_end(guest)
             if len(self._guests) > _KEPT_GUESTS:
                 self._guests.popitem(last=False)
-            if known.passes:
+            if known.passes and took_s >= _TELLING_S:
                 later = self._later_s_per_page
                 self._later_s_per_page = (later + per_page) / 2 if later else per_page
             known.passes.append(per_page)

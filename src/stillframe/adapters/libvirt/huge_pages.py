@@ -33,17 +33,16 @@ from stillframe.adapters.libvirt.process import find_qemu
 
 log = logging.getLogger(__name__)
 _PROC = Path("/proc")
-_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_MERGING = Path("/sys/kernel/mm/ksm/run")
-_HUGE_BYTES = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+_KERNEL_S = Path("/sys/kernel/mm/transparent_hugepage")
+_MERGING = Path("/sys/kernel/mm/ksm")
 _PROCESS_MADVISE = 440  # the same number on every architecture
 _MADV_COLLAPSE = 25
 _PRESENT = 1 << 63
 _FRAME_MASK = (1 << 55) - 1  # 0 for whoever may not know frames
 _ENTRY_BYTES = 8
 _REGION_BYTES = 16 << 20  # guests' memory comes in large regions; QEMU's own heaps and stacks are smaller
-_FAILURES = 16  # memory is short, or in use, or being captured again: it is not insisted on
-_LONGEST_REST_S = 0.1
+_FAILURES = 16  # in a row: memory is short, or in use, or being captured again: it is not insisted on
+_WORKED_S = 0.002  # then as long a rest
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -88,6 +87,7 @@ class HugePages:
     def stop(self) -> None:
         """What is under way ends with the huge page that is being put together; the rest is not done."""
         self._stopped.set()
+        self._asked.put("")  # nobody's: it wakes who waits
 
     def _run(self) -> None:
         while True:
@@ -104,6 +104,8 @@ class HugePages:
             except OSError as error:
                 # the guest has ended, or its QEMU is somebody else's: it goes on with small pages, no more
                 log.info("the huge pages of VM %s are not put together again: %s", vm_uuid, error)
+            except Exception:
+                log.exception("the huge pages of VM %s", vm_uuid)
 
 
 def restore(pid: int, stopped: threading.Event) -> int:
@@ -118,19 +120,22 @@ def restore(pid: int, stopped: threading.Event) -> int:
         return 0
     handle = os.pidfd_open(pid)
     try:
-        done = failures = 0
+        done = in_a_row = 0
+        begun_s = time.monotonic()
         for region in regions(pid):
             if region.flags & unwanted or (policy != "always" and "hg" not in region.flags):
                 continue
-            for address in _whole(pid, region, huge):
-                begun_s = time.monotonic()
-                problem = _collapse(handle, address, huge)
-                if problem in (errno.EPERM, errno.ENOSYS, errno.ESRCH):
-                    raise OSError(problem, os.strerror(problem))
-                done, failures = (done, failures + 1) if problem else (done + 1, failures)
-                if stopped.is_set() or failures >= _FAILURES:
+            for address in _stretches(pid, region, huge):
+                if address is not None:
+                    problem = _collapse(handle, address, huge)
+                    if problem in (errno.EPERM, errno.ENOSYS, errno.ESRCH):
+                        raise OSError(problem, os.strerror(problem))
+                    done, in_a_row = (done, in_a_row + 1) if problem else (done + 1, 0)
+                if stopped.is_set() or in_a_row >= _FAILURES:
                     return done
-                time.sleep(min(_LONGEST_REST_S, time.monotonic() - begun_s))
+                if (worked_s := time.monotonic() - begun_s) >= _WORKED_S:
+                    time.sleep(worked_s)
+                    begun_s = time.monotonic()
         return done
     finally:
         os.close(handle)
@@ -144,7 +149,7 @@ def regions(pid: int) -> list[Region]:
     """
     found: list[Region] = []
     current: Region | None = None
-    for line in (_PROC / str(pid) / "smaps").read_text(encoding="ascii", errors="replace").splitlines():
+    for line in (_PROC / str(pid) / "smaps").read_text(encoding="ascii", errors="replace").split("\n")[:-1]:
         words = line.split()
         if not words[0].endswith(":"):
             start, end = (int(text, 16) for text in words[0].split("-"))
@@ -160,8 +165,12 @@ def regions(pid: int) -> list[Region]:
     return found
 
 
-def _whole(pid: int, region: Region, huge: int) -> Iterator[int]:
-    """The addresses of those stretches in which every small page is there, and none of them is there twice."""
+def _stretches(pid: int, region: Region, huge: int) -> Iterator[int | None]:
+    """Of each stretch its address, where every small page is there and none of them is there twice; else None.
+
+    Raises:
+        PermissionError: which frames they are in may not be known here.
+    """
     small = os.sysconf("SC_PAGE_SIZE")
     first = -(-region.start // huge) * huge
     with (_PROC / str(pid) / "pagemap").open("rb", buffering=0) as pagemap:
@@ -169,8 +178,9 @@ def _whole(pid: int, region: Region, huge: int) -> Iterator[int]:
             pagemap.seek(address // small * _ENTRY_BYTES)
             entries = memoryview(pagemap.read(huge // small * _ENTRY_BYTES)).cast("Q")
             frames = {entry & _FRAME_MASK for entry in entries if entry & _PRESENT}
-            if len(frames) == huge // small:
-                yield address
+            if frames == {0}:
+                raise PermissionError(errno.EPERM, "the frames of its pages are not told (CAP_SYS_ADMIN)")
+            yield address if len(frames) == huge // small else None
 
 
 def _collapse(handle: int, address: int, length: int) -> int:
@@ -182,19 +192,25 @@ def _collapse(handle: int, address: int, length: int) -> int:
 
 def _policy() -> str:
     """``always``, ``madvise`` or ``never``; ``never`` where the kernel has none of it."""
+    of_size = _chosen(_KERNEL_S / f"hugepages-{_huge_bytes() >> 10}kB" / "enabled")  # from Linux 6.8 on
+    return _chosen(_KERNEL_S / "enabled") or "never" if of_size in ("", "inherit") else of_size
+
+
+def _chosen(policy: Path) -> str:
     with suppress(OSError):
-        words = _POLICY.read_text(encoding="ascii").split()
-        return next((word.strip("[]") for word in words if word.startswith("[")), "never")
-    return "never"
+        words = policy.read_text(encoding="ascii").split()
+        return next((word.strip("[]") for word in words if word.startswith("[")), "")
+    return ""
 
 
 def _merges() -> bool:
-    with suppress(OSError):
-        return _MERGING.read_text(encoding="ascii").strip() == "1"
+    """Now, or it has: what was merged stays so when it is switched off."""
+    with suppress(OSError, ValueError):
+        return any(int((_MERGING / name).read_text(encoding="ascii")) for name in ("run", "pages_shared"))
     return False
 
 
 def _huge_bytes() -> int:
     with suppress(OSError, ValueError):
-        return int(_HUGE_BYTES.read_text(encoding="ascii"))
+        return int((_KERNEL_S / "hpage_pmd_size").read_text(encoding="ascii"))
     return 0

@@ -83,7 +83,7 @@ class Pauser:
         """
         pages = _pages(domain)
         if not _runs(domain):
-            return _fix_still(domain, xml, qmp, setup, pages)
+            return _fix_found_still(domain, xml, qmp, setup, pages)
         paused_us = misses = 0
         for misses in range(_MISSES):
             watched = self._watch(domain, qmp, pages)
@@ -101,7 +101,7 @@ class Pauser:
         else:
             misses, watched = _MISSES, self._watch(domain, qmp, pages)
         if _is_paused_by_request(domain):
-            return replace(_fix_still(domain, xml, qmp, setup, pages), pause_us=paused_us, misses=misses)
+            return replace(_fix_found_still(domain, xml, qmp, setup, pages), pause_us=paused_us, misses=misses)
         begun_ns = time.monotonic_ns()
         domain.suspend()
         released = False
@@ -145,6 +145,14 @@ class Pauser:
             time.sleep(_FIRST_TICKS_S)
         watched.over(migration.setup_s(qmp), in_time=in_time)
         return Fixed(taken_at_s, pause_us, CaptureMode.BACKGROUND if in_time else None, "")
+
+
+def _fix_found_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, pages: int) -> Fixed:
+    """Of a guest that its owner has paused, and may let run at any time."""
+    fixed = _fix_still(domain, xml, qmp, setup, pages)
+    if _runs(domain):
+        raise _let_run()
+    return fixed
 
 
 def _fix_still(domain: Any, xml: str, qmp: Qmp, setup: migration.CaptureSetup, pages: int) -> Fixed:

@@ -106,21 +106,18 @@ class LibvirtRestorer:
         self._connection.call("restore memory", act, vm_uuid=configuration.vm_uuid, timeout_s=_RESTORE_TIMEOUT_S)
 
     def _start(self, conn: Any, image_path: str, xml: str, vm_uuid: str, *, spared: bool) -> None:
-        """``spared``: without libvirt's questions about the CPU, if it starts so; for a VM that did not they are not spared again."""
-        failed: libvirt.libvirtError | None = None
-        if spared and vm_uuid not in self._asked_in_full:
-            try:
-                conn.restoreFlags(image_path, cpu_questions.spare(xml), libvirt.VIR_DOMAIN_SAVE_RUNNING)
-            except libvirt.libvirtError as error:
-                if conn.lookupByUUIDString(vm_uuid).isActive():
-                    raise
-                failed = error
-            else:
-                return
-        conn.restoreFlags(image_path, xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
-        if failed:
-            log.info("VM %s starts with all of libvirt's questions about its CPU alone: %s", vm_uuid, failed)
+        """``spared``: without libvirt's questions about the CPU. A VM that did not start so is asked all of them the next time.
+
+        That is for who restores to try: a guest that has run for a moment may not be started again.
+        """
+        if not spared or vm_uuid in self._asked_in_full:
+            conn.restoreFlags(image_path, xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            return
+        try:
+            conn.restoreFlags(image_path, cpu_questions.spare(xml), libvirt.VIR_DOMAIN_SAVE_RUNNING)
+        except libvirt.libvirtError:
             self._asked_in_full.add(vm_uuid)
+            raise
 
     def was_restored(self, vm_uuid: str, memory_path: str) -> bool:
         def act(domain: Any) -> bool:

@@ -17,7 +17,7 @@ from stillframe.adapters.memory.files import ensure_directory
 
 log = logging.getLogger(__name__)
 _ATTRIBUTE, _ZSTD = "btrfs.compression", b"zstd"
-_NOT_HERE = (errno.EOPNOTSUPP, errno.EINVAL)
+_NOT_HERE = (errno.EOPNOTSUPP, errno.EISDIR)  # no such attribute; no files without a name
 
 
 def compress(file: int | str) -> None:
@@ -36,10 +36,20 @@ def why_not_compressed(root: Path) -> str:
     """
     directory = root / "memory"
     ensure_directory(directory)
-    probe = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        os.setxattr(probe, _ATTRIBUTE, _ZSTD)
+        probe = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.setxattr(probe, _ATTRIBUTE, _ZSTD)
+        finally:
+            os.close(probe)
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            return (
+                f"refused: STILLFRAME_COMPRESS_MEMORY is set, but btrfs compresses nothing in {directory}: it is mounted with "
+                "nodatacow, or the directory is marked so (chattr +C): change that, or unset it\n"
+                f"拒绝：已设置 STILLFRAME_COMPRESS_MEMORY，但 btrfs 不压缩 {directory} 中的文件：其挂载选项为 nodatacow，"
+                "或该目录带有此标记（chattr +C）：请更改，或取消该设置"
+            )
         if error.errno not in _NOT_HERE:
             raise
         return (
@@ -48,6 +58,4 @@ def why_not_compressed(root: Path) -> str:
             f"拒绝：已设置 STILLFRAME_COMPRESS_MEMORY，但 {directory} 不在 btrfs 上，而只有 btrfs 能压缩可被映射的文件："
             "请在该处使用 btrfs，或取消该设置"
         )
-    finally:
-        os.close(probe)
     return ""
