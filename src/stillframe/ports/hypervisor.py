@@ -43,7 +43,8 @@ class PointRequest:
 
 @dataclass(frozen=True)
 class PointInTime:
-    """What was fixed. ``runtime_cookie`` is what the hypervisor needs beside the XML to restore the same CPU.
+    """What was fixed. ``runtime_xml``: of a guest whose memory is saved, else "". ``runtime_cookie`` is what the hypervisor needs
+    beside it to restore the same CPU.
 
     ``pause_us``: from the stop's request (of a live capture, where QEMU stops the guest: from when it was last seen running)
     to the release's answer, so never too short; 0 if the guest was not stopped: a snapshot of disks alone does not stop it.

@@ -77,11 +77,14 @@ class LibvirtPointInTime:
             )
             if not domain.isActive():
                 return self._fix_shut_off(conn, request, definition_xml)
+            png, note = take_screenshot(conn, domain) if request.want_screenshot else (b"", "")
+            if request.memory_path is None:
+                fixed = pause.fix_disks(domain, pause.snapshot_xml(domain.XMLDesc(0), request.switches))
+                return PointInTime(fixed.taken_at_s, 0, definition_xml, "", "", None, "", png, note)
             runtime_xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
             live_xml = domain.XMLDesc(0)
             cookie = cpu_cookie(live_xml)
-            png, note = take_screenshot(conn, domain) if request.want_screenshot else (b"", "")
-            fixed = self._fix_running(domain, request, stopped=lazy_image.loses_writes(live_xml))
+            fixed = self._fix_with_memory(domain, live_xml, request, request.memory_path)
             return PointInTime(
                 taken_at_s=fixed.taken_at_s,
                 pause_us=fixed.pause_us,
@@ -103,16 +106,15 @@ class LibvirtPointInTime:
         conn.defineXML(rewrite.with_disk_paths(definition_xml, paths))
         return PointInTime(time.time(), 0, definition_xml, "", "", None, "", b"")
 
-    def _fix_running(self, domain: Any, request: PointRequest, *, stopped: bool) -> pause.Fixed:
-        """``stopped``: where QEMU cannot track the guest's writes, it may not run until its memory is written."""
-        snapshot_xml = pause.snapshot_xml(domain, request.switches)
-        if request.memory_path is None:
-            return pause.fix_disks(domain, snapshot_xml)
+    def _fix_with_memory(self, domain: Any, live_xml: str, request: PointRequest, memory_path: str) -> pause.Fixed:
+        snapshot_xml = pause.snapshot_xml(live_xml, request.switches)
         qmp = Qmp(domain)
-        fd = self._hold(request.memory_path)
-        setup = migration.prepare(qmp, fd, request.memory_path)
+        fd = self._hold(memory_path)
+        setup = migration.prepare(qmp, fd, memory_path)
         if setup.background:
             return self._pauser.fix(domain, snapshot_xml, qmp, setup, fd)
+        # where QEMU cannot track the guest's writes, it may not run until its memory is written
+        stopped = lazy_image.loses_writes(live_xml)
         fix = pause.fix_stopped if stopped else pause.fix_behind_live_capture
         return fix(domain, snapshot_xml, qmp, setup)
 

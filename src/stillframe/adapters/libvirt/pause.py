@@ -246,8 +246,8 @@ def _let_run() -> Failed:
     return Failed(ErrorCase.HYPERVISOR_FAILED, "somebody let the guest run in the pause of its capture")
 
 
-def snapshot_xml(domain: Any, switches: tuple[DiskSwitch, ...]) -> str:
-    """Every disk is named: those that are switched, and the others as left alone.
+def snapshot_xml(live_xml: str, switches: tuple[DiskSwitch, ...]) -> str:
+    """Every disk of the running domain is named: those that are switched, and the others as left alone.
 
     Raises:
         Failed: DISK_DRIFTED: a disk is not where it was when this was planned.
@@ -255,7 +255,7 @@ def snapshot_xml(domain: Any, switches: tuple[DiskSwitch, ...]) -> str:
     root = etree.Element("domainsnapshot")
     disks = etree.SubElement(root, "disks")
     by_target = {switch.target: switch for switch in switches}
-    for found in read_disks(domain.XMLDesc(0)):
+    for found in read_disks(live_xml):
         switch = by_target.pop(found.target, None)
         if switch is not None and found.path != switch.frozen_path:
             raise Failed(ErrorCase.DISK_DRIFTED, f"disk {found.target} is on {found.path}, not on {switch.frozen_path}")
