@@ -301,6 +301,26 @@ def test_the_language_and_the_theme_are_kept(machines: tuple[Vm, Vm], tab: OpenT
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 26)"
 
 
+def test_what_is_searched_for_stays_in_another_language_and_on_the_way_back(
+    machines: tuple[Vm, Vm], tab: OpenTab
+) -> None:
+    small, large = machines
+    page = tab(small.service).sign_in()
+    page.get_by_label("Search").fill(large.name)
+    page.get_by_label("State").select_option("shutoff")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_label("Language").select_option("zh")
+    expect(page.get_by_role("heading", level=1)).to_have_text("虚拟机")
+    expect(page.get_by_label("搜索")).to_have_value(large.name)
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page.locator("select").filter(has=page.locator("option[value=shutoff]"))).to_have_value("shutoff")
+    page.get_by_role("link", name=large.name).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(large.name)
+    page.go_back()
+    expect(page.get_by_label("搜索")).to_have_value(large.name)
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
 def test_another_language_leaves_the_tree_as_it_is(machines: tuple[Vm, Vm], tab: OpenTab) -> None:
     _, large = machines
     one = tab(large.service)

@@ -6,10 +6,11 @@ import { tell } from "./main.js";
 import { one, t } from "./words.js";
 
 const EVERY_MS = 4000;
+const kept = { part: "", state: "" }; // over another language, and the way back from a machine
 
 export function listPage(main) {
   let rows = [], timer, ended = false, trouble = null;
-  const search = h("input", { type: "search", placeholder: t("searchMachines"), "aria-label": t("search"), oninput: draw });
+  const search = h("input", { type: "search", placeholder: t("searchMachines"), "aria-label": t("search"), value: kept.part, oninput: draw });
   const state = h("select", { "aria-label": t("state"), onchange: draw });
   const count = h("p", { class: "soft", role: "status" });
   const body = h("tbody");
@@ -19,12 +20,13 @@ export function listPage(main) {
 
   function states() {
     const present = [...new Set(rows.map((row) => row.state))].sort();
-    const chosen = state.value;
+    const chosen = kept.state;
     replace(state, h("option", { value: "" }, t("allStates")),
       present.map((name) => h("option", { value: name, selected: name === chosen }, one("power", name))));
   }
 
   function draw() {
+    Object.assign(kept, { part: search.value, state: state.value });
     const part = search.value.trim().toLowerCase();
     const shown = rows.filter((row) => (!state.value || row.state === state.value)
       && (row.name.toLowerCase().includes(part) || row.uuid.includes(part)));
