@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
@@ -204,32 +205,33 @@ def test_it_ends_when_it_is_told_to() -> None:
         assert found.in_huge_pages() == 1
 
 
+class Refusing:
+    """The kernel's answer to every request, and where it was asked; ways to be refused that no test can bring about."""
+
+    def __init__(self, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[int] = []
+        self._number = number
+        monkeypatch.setattr(huge_pages, "_collapse", self)
+
+    def __call__(self, _handle: int, address: int, _length: int) -> int:
+        self.asked.append(address)
+        return self._number
+
+
 @needs_the_kernel
 def test_what_cannot_be_put_together_is_not_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def short_of_memory(_handle: int, address: int, _length: int) -> int:
-        asked.append(address)
-        return huge_pages.errno.ENOMEM
-
-    monkeypatch.setattr(huge_pages, "_collapse", short_of_memory)
+    kernel = Refusing(errno.ENOMEM, monkeypatch)
     with process() as found:
         assert restore(found.pid, threading.Event()) == 0
-    assert len(asked) == 16
+    assert len(kernel.asked) == 16
 
 
 @needs_the_kernel
 def test_a_process_that_may_not_be_touched_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def refused(_handle: int, address: int, _length: int) -> int:
-        asked.append(address)
-        return huge_pages.errno.EPERM
-
-    monkeypatch.setattr(huge_pages, "_collapse", refused)
+    kernel = Refusing(errno.EPERM, monkeypatch)
     with process() as found, pytest.raises(PermissionError):
         restore(found.pid, threading.Event())
-    assert len(asked) == 1
+    assert len(kernel.asked) == 1
 
 
 def test_a_process_that_has_ended() -> None:

@@ -36,9 +36,8 @@ def can_be_spared(runtime_xml: str, cookie_xml: str) -> bool:
     machine = root.find("os/type")
     if machine is None or machine.get("arch") not in ("x86_64", "i686") or root.find(_CAPABILITIES) is not None:
         return False
-    if (
-        root.find("features/hyperv") is not None
-    ):  # libvirt looks for those in every mode, and QEMU has no such words of CPUID any more
+    # libvirt looks for those in every mode, and QEMU has no such words of CPUID any more
+    if root.find("features/hyperv") is not None:
         return False
     # the cookie has the CPU as it was really started; libvirt starts it so again
     cpu = parse_xml(cookie_xml).find("cpu") if cookie_xml else root.find("cpu")

@@ -20,9 +20,8 @@ _LEAD_S = 0.002  # from the request to the guest's stop
 _LEAST_MARGIN = 0.06
 _FIRST_MARGIN = 0.12
 _MOST_MARGIN = 0.6
-_TELLING_S = (
-    0.02  # of a shorter pass much is not the memory's; and one over huge pages tells nothing of one over small ones
-)
+# of a shorter pass much is not the memory's; and one over huge pages tells nothing of one over small ones
+_TELLING_S = 0.02
 _KEPT_PASSES = 2
 _KEPT_GUESTS = 4096
 
